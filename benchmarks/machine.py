@@ -1,0 +1,26 @@
+"""What every benchmark prints beside its figures (the machine), and where results are saved."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def machine() -> str:
+    """One line: processor, cores, load, Python, kernel."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    load = os.getloadavg()[0]
+    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, Linux {platform.release()}"
+
+
+def save(name: str, text: str) -> Path:
+    """Write `text` to benchmarks/results/<date>-<name>.txt and return the path."""
+    path = Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-{name}.txt"
+    path.write_text(text.rstrip() + "\n")
+    return path

@@ -1,0 +1,1 @@
+"""Core: the nouns every room shares. Imports pydantic and the standard library only."""

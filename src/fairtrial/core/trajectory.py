@@ -1,0 +1,196 @@
+"""Trajectory: the one record of what an agent did and saw.
+
+Vocabulary: Agent Data Protocol (arXiv 2510.24702, section 3), plus what training and replay need: call ids, reasoning
+apart from description, rewards, tools offered, and a side table of model calls whose token ids are stored as deltas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, model_validator
+
+from fairtrial.core.config import Config
+from fairtrial.core.limits import Usage
+
+Source = Literal["user", "agent", "environment"]
+
+
+class _Action(Config):
+    description: str | None = None
+    """The thought that the agent stated before it acted."""
+    reasoning: str | None = None
+    """The model's hidden reasoning, where a provider gives it."""
+    call_id: str | None = None
+    """Pairs an action with its observation."""
+    reward: float | None = None
+    model_call: int | None = None
+    """Index into `Trajectory.model_calls` of the call that produced this action."""
+
+
+class ApiAction(_Action):
+    """A named tool call; `kwargs` holds values (quoting is a matter of printing)."""
+
+    class_: Literal["api_action"] = "api_action"
+    function: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class CodeAction(_Action):
+    """Code that the agent had executed."""
+
+    class_: Literal["code_action"] = "code_action"
+    language: str
+    content: str
+
+
+class MessageAction(_Action):
+    """Text that the agent addressed to its user."""
+
+    class_: Literal["message_action"] = "message_action"
+    content: str
+
+
+class _Observation(Config):
+    call_id: str | None = None
+    """The action that this answers."""
+    reward: float | None = None
+
+
+class TextObservation(_Observation):
+    """Text that the agent saw."""
+
+    class_: Literal["text_observation"] = "text_observation"
+    content: str
+    source: Source
+    name: str | None = None
+
+
+class BoundingBox(Config):
+    """A rectangle in pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class ImageAnnotation(Config):
+    """A labelled element of an image."""
+
+    text: str
+    element_type: str
+    bounding_box: BoundingBox
+
+
+class ImageObservation(_Observation):
+    """An image, by path or blob digest."""
+
+    class_: Literal["image_observation"] = "image_observation"
+    content: str
+    source: Source
+    annotations: tuple[ImageAnnotation, ...] | None = None
+
+
+class WebObservation(_Observation):
+    """A web page."""
+
+    class_: Literal["web_observation"] = "web_observation"
+    html: str | None = None
+    axtree: str | None = None
+    url: str | None = None
+    image_observation: ImageObservation | None = None
+    viewport_size: tuple[int, int] | None = None
+
+
+Action = ApiAction | CodeAction | MessageAction
+Observation = TextObservation | WebObservation | ImageObservation
+Item = Annotated[Action | Observation, Discriminator("class_")]
+
+
+class TokenDelta(Config):
+    """A prompt's token ids: the first `keep` ids of an earlier call's prompt + completion, then `append`."""
+
+    base: int | None = None
+    """Index of the earlier call; None means that `append` is the whole prompt."""
+    keep: int = Field(default=0, ge=0)
+    append: tuple[int, ...] = ()
+
+
+class ModelCall(Config):
+    """One call of a model: everything needed to train on it without tokenising again."""
+
+    model: str
+    prompt: TokenDelta | None = None
+    """None where the model gives no token ids."""
+    completion_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    """Of the completion ids, under the distribution that was sampled from; nats."""
+    weights_version: str | None = None
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+
+    @model_validator(mode="after")
+    def _aligned(self) -> ModelCall:
+        if self.logprobs is not None and len(self.logprobs) != len(self.completion_ids or ()):
+            raise ValueError("logprobs and completion_ids differ in length")
+        return self
+
+
+class Trajectory(Config):
+    """Ordered actions and observations of one agent run."""
+
+    id: str
+    content: tuple[Item, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools offered, as OpenAI function schemas."""
+    model_calls: tuple[ModelCall, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _calls_exist(self) -> Trajectory:
+        for index, call in enumerate(self.model_calls):
+            base = call.prompt.base if call.prompt else None
+            if base is not None and not 0 <= base < index:
+                raise ValueError(f"model call {index} is a delta against call {base}, which is not an earlier one")
+        for item in self.content:
+            if isinstance(item, _Action) and item.model_call is not None and item.model_call >= len(self.model_calls):
+                raise ValueError(f"an action names model call {item.model_call}, which does not exist")
+        return self
+
+    def prompt_ids(self, call: int) -> tuple[int, ...]:
+        """The whole prompt of a model call as token ids. Raises ValueError where the call carries none."""
+        chain = [call]
+        while (prompt := self.model_calls[chain[-1]].prompt) is not None and prompt.base is not None:
+            chain.append(prompt.base)
+        ids: tuple[int, ...] = ()
+        for index in reversed(chain):
+            prompt = self.model_calls[index].prompt
+            if prompt is None:
+                raise ValueError(f"model call {index} carries no token ids")
+            if prompt.base is not None:
+                ids += self.model_calls[prompt.base].completion_ids or ()
+            if prompt.keep > len(ids):
+                raise ValueError(f"model call {index} keeps {prompt.keep} ids of the {len(ids)} of call {prompt.base}")
+            ids = ids[: prompt.keep] + prompt.append
+        return ids
+
+    def actions(self) -> Iterator[Action]:
+        """The agent's actions in order."""
+        return (item for item in self.content if isinstance(item, ApiAction | CodeAction | MessageAction))
+
+
+def token_delta(prompt_ids: Sequence[int], earlier: Sequence[Sequence[int]]) -> TokenDelta:
+    """The shortest delta of `prompt_ids` against the earlier calls' prompt + completion sequences (latest wins ties)."""
+    best, keep = None, 0
+    for index, sequence in enumerate(earlier):
+        common = 0
+        for left, right in zip(prompt_ids, sequence, strict=False):
+            if left != right:
+                break
+            common += 1
+        if common > 0 and common >= keep:
+            best, keep = index, common
+    return TokenDelta(base=best, keep=keep, append=tuple(prompt_ids[keep:]))

@@ -1,0 +1,1 @@
+"""Tasks: instruction + environment + verifier, the sandboxes that they run in, and the suites that ship."""

@@ -1,0 +1,1 @@
+"""Sandboxes: boxes that untrusted programs run in, on machines with and without a container engine."""
