@@ -7,7 +7,7 @@ each with a record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -135,8 +135,11 @@ class TrialKind(Protocol):
 class Engine(Protocol):
     """Runs jobs somewhere. The contract is tests/engine/contract.py: every engine passes it."""
 
-    def run(self, jobs: Sequence[Job], work: Work, options: EngineOptions, blobs: BlobSink) -> EngineRun:
-        """Start `jobs` (in order, bounded in flight) and return the running stream of records."""
+    def run(self, jobs: Iterable[Job], work: Work, options: EngineOptions, blobs: BlobSink) -> EngineRun:
+        """Start `jobs` (in order, bounded in flight) and return the running stream of records.
+
+        A job is taken from `jobs` only when there is room to start it, so that a caller can decide late (budgets).
+        """
         ...
 
 
