@@ -19,6 +19,8 @@ class Skill:
     path: Path
     body: str
     """The Markdown after the front matter."""
+    problems: tuple[str, ...] = ()
+    """What the Agent Skills specification has against it; empty for a valid skill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class Image:
     mounts: tuple[Mount, ...] = ()
     """Read-only layers (Python packages)."""
     path: tuple[str, ...] = ()
+    skill_dirs: tuple[str, ...] = ("/root/.claude/skills", "/root/.agents/skills")
+    """Where the task's author shows the skills in the box; nothing is there unless an arm mounts it."""
+    notes: tuple[str, ...] = ()
+    """In what the image differs from the author's, one line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Task:
     """Over several steps: "mean" or "final"."""
     artifacts: tuple[str, ...] = ()
     """Paths in the box to keep with the record."""
+    warnings: tuple[str, ...] = ()
+    """What was read but means nothing here (unknown keys, invalid skills), one line each."""
 
     @property
     def id(self) -> str:
