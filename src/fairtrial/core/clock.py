@@ -1,13 +1,13 @@
-"""Clocks are arguments. A virtual clock makes latency experiments exact; a timer keeps provider waits out of working time."""
+"""Clocks are arguments. A virtual clock makes latency exact; a timer keeps provider waits out of working time."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -46,7 +46,7 @@ class SystemClock:
 class VirtualClock:
     """A clock that moves only when `advance` is called, or jumps to the next sleeper when `run_until_idle` runs."""
 
-    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)):
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._start, self._t, self._ticket = start, 0.0, 0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -56,8 +56,6 @@ class VirtualClock:
 
     def now(self) -> datetime:
         """Virtual wall time, UTC."""
-        from datetime import timedelta
-
         return self._start + timedelta(seconds=self._t)
 
     async def sleep(self, seconds: float) -> None:
@@ -72,20 +70,27 @@ class VirtualClock:
 
     async def advance(self, seconds: float) -> None:
         """Move the clock forward and wake, in order, all who sleep until then."""
-        target = self._t + seconds
-        while self._sleepers and self._sleepers[0][0] <= target:
-            at, _, future = heapq.heappop(self._sleepers)
-            self._t = max(self._t, at)
-            if not future.done():
-                future.set_result(None)
-            await _settle()
-        self._t = target
+        await self._jump(self._t + seconds)
 
     async def run_until_idle(self) -> None:
         """Jump from sleeper to sleeper until nobody sleeps."""
         await _settle()
-        while self._sleepers:
-            await self.advance(max(0.0, self._sleepers[0][0] - self._t))
+        while (at := self._next()) is not None:
+            await self._jump(at)
+
+    async def _jump(self, target: float) -> None:
+        while (at := self._next()) is not None and at <= target:
+            _, _, future = heapq.heappop(self._sleepers)
+            self._t = max(self._t, at)
+            future.set_result(None)
+            await _settle()
+        self._t = max(self._t, target)
+
+    def _next(self) -> float | None:
+        """When the next sleeper wakes; sleepers that were cancelled meanwhile are forgotten."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
 
 
 async def _settle(rounds: int = 20) -> None:
@@ -96,22 +101,35 @@ async def _settle(rounds: int = 20) -> None:
 class Timer:
     """Wall, waiting and working seconds of one trial. Working = wall minus the time spent waiting for a provider."""
 
-    def __init__(self, clock: Clock):
+    def __init__(self, clock: Clock) -> None:
         self._clock, self._started = clock, clock.monotonic()
         self._waited, self._waiting, self._since = 0.0, 0, 0.0
+        self.on_change: Callable[[], None] | None = None
+        """Called when waiting begins and when it ends: a deadline on working time need not poll."""
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None]:
         """While inside, time counts as waiting (overlapping waits count once)."""
-        if self._waiting == 0:
-            self._since = self._clock.monotonic()
         self._waiting += 1
+        if self._waiting == 1:
+            self._since = self._clock.monotonic()
+            self._changed()
         try:
             yield
         finally:
             self._waiting -= 1
             if self._waiting == 0:
                 self._waited += self._clock.monotonic() - self._since
+                self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time counts as waiting right now."""
+        return self._waiting > 0
 
     @property
     def wall_s(self) -> float:
@@ -126,4 +144,4 @@ class Timer:
     @property
     def working_s(self) -> float:
         """Wall seconds minus waiting seconds."""
-        return self.wall_s - self.waiting_s
+        return max(0.0, self.wall_s - self.waiting_s)

@@ -1,12 +1,11 @@
-"""The base of everything that is read from users or written to disk: frozen, unknown keys refused, errors in one line."""
+"""The base of what users write and what goes to disk: frozen, unknown keys refused, errors in one line."""
 
 from __future__ import annotations
 
 import tomllib
 import types
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -72,22 +71,40 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
     """Names of the keys that are known at a place inside `model`."""
-    models: list[type[BaseModel]] = [model]
+    places: list[Any] = [model]
     for part in loc:
-        found: list[type[BaseModel]] = []
-        for candidate in models:
-            field = candidate.model_fields.get(str(part))
-            found += _models_in(field.annotation) if field else [candidate]
-        models = found or models
+        places = [inner for place in places for inner in _inside(place, part)]
+    models = [place for place in places if _is_model(place)]
     return {field.alias or name for candidate in models for name, field in candidate.model_fields.items()}
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every pydantic model that an annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, set, frozenset, Mapping) or get_args(
-        annotation
-    ):
-        return [model for arg in get_args(annotation) for model in _models_in(arg)]
-    return []
+def _inside(place: Any, part: int | str) -> list[Any]:
+    """What one step of an error's path leads to: a field, an element, or the branch of a union that it names."""
+    if _is_model(place):
+        for name, field in place.model_fields.items():
+            if part in (name, field.alias):
+                return _branches(field.annotation)
+        return [place] if part == place.__name__ or _has_tag(place, part) else []
+    arguments = get_args(place)
+    return _branches(arguments[-1 if arguments[-1] is not Ellipsis else 0]) if arguments else []
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """The alternatives of a union, else the annotation itself; `Annotated` is looked through."""
+    if get_origin(annotation) is Annotated:
+        return _branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [branch for arg in get_args(annotation) for branch in _branches(arg)]
+    return [annotation]
+
+
+def _is_model(place: Any) -> bool:
+    return isinstance(place, type) and issubclass(place, BaseModel)
+
+
+def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    """Whether a model is the branch of a discriminated union that `tag` names."""
+    return any(
+        get_origin(field.annotation) is Literal and tag in get_args(field.annotation)
+        for field in model.model_fields.values()
+    )

@@ -29,7 +29,7 @@ class CorruptError(UserError):
 
 
 class StorageError(UserError):
-    """The disk refused a write (full, read-only ...). What was acknowledged before is safe and the run can be resumed."""
+    """The disk refused a write (full, read-only ...). What was acknowledged is safe and the run can be resumed."""
 
     exit_code = 4
 
@@ -45,19 +45,22 @@ class InfraError(FairtrialError):
 
     def __init__(
         self, message: str, *, cause: str = "infrastructure", retryable: bool = True, retry_after_s: float | None = None
-    ):
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
 
-class LimitExceeded(FairtrialError):
+class LimitExceeded(FairtrialError):  # noqa: N818 - the agent's end, not a mistake
     """The agent used up one of its limits. A failed trial, scored by the task's rule; `limit` names the limit."""
 
-    def __init__(self, limit: str, message: str):
+    def __init__(self, limit: str, message: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+    def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, str]]:
+        return (LimitExceeded, (self.limit, str(self)))
 
 
 def one_line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ class Limits(Config):
 class Meter:
     """Adds up one trial's usage and raises LimitExceeded as soon as a cap is overrun."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits) -> None:
         self.limits, self.usage = limits, Usage()
 
     def charge(self, usage: Usage) -> None:

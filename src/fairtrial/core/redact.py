@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 _SECRET_NAME = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE_?KEY|ACCESS_?KEY)", re.IGNORECASE)
 _SHAPES = re.compile(
     r"\b(sk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|hf_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}"
     r"|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[0-9A-Za-z_-]{35})\b"
 )
+_MARKS = ("sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "hf_", "AKIA", "xox", "AIza")
 _MIN_LENGTH = 8
 
 
@@ -21,17 +24,21 @@ class Redactor:
     Secrets are the values of environment variables whose name says so, plus those given by name.
     """
 
-    def __init__(self, environ: Mapping[str, str] | None = None, extra: Iterable[str] = ()):
+    def __init__(self, environ: Mapping[str, str] | None = None, extra: Iterable[str] = ()) -> None:
         environ = os.environ if environ is None else environ
         wanted = set(extra)
         values = {
             value: name
             for name, value in environ.items()
-            if (name in wanted or _SECRET_NAME.search(name)) and len(value) >= _MIN_LENGTH and not value.startswith("/")
+            if len(value) >= _MIN_LENGTH and (name in wanted or (_SECRET_NAME.search(name) and not _is_path(value)))
         }
-        self._names = {**{_json_escaped(value): name for value, name in values.items()}, **values}
+        self._names = {form: name for value, name in values.items() for form in _json_escaped(value)} | values
         ordered = sorted(self._names, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+    def suspects(self, json_text: str) -> bool:
+        """Whether a JSON document may hold a secret; False is certain, so that `value` need not walk the document."""
+        return any(mark in json_text for mark in _MARKS) or any(name in json_text for name in self._names)
 
     def text(self, text: str) -> str:
         """`text` with every secret replaced by `[redacted NAME]`."""
@@ -49,13 +56,32 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
-            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+            return self._mapping(cast("Mapping[Any, Any]", value))
         if isinstance(value, list | tuple):
-            return [self.value(item) for item in value]
+            return [self.value(item) for item in cast("Sequence[Any]", value)]
         return value
 
+    def _mapping(self, mapping: Mapping[Any, Any]) -> dict[str, Any]:
+        """Redacted keys that became equal are numbered: no entry is lost."""
+        clean: dict[str, Any] = {}
+        for key, item in mapping.items():
+            name = base = self.text(str(key))
+            count = 1
+            while name in clean:
+                count += 1
+                name = f"{base} ({count})"
+            clean[name] = self.value(item)
+        return clean
 
-def _json_escaped(value: str) -> str:
-    import json
 
-    return json.dumps(value, ensure_ascii=False)[1:-1]
+def _json_escaped(value: str) -> tuple[str, str]:
+    """The value as it stands inside JSON text, both with and without Unicode escapes."""
+    return json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value names a file (`..._TOKEN_FILE` and the like): only what exists, since keys may start with /."""
+    try:
+        return value.startswith("/") and Path(value).exists()
+    except (OSError, ValueError):
+        return False

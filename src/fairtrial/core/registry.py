@@ -46,7 +46,7 @@ def load(role: str, name: str) -> Any:
         raise UserError(f'unknown {ROLES[role]} "{name}"{did_you_mean(name, entries)}')
     try:
         return entries[name].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f'{ROLES[role]} "{name}" ({_owner(entries[name])}) cannot be loaded: {one_line(error)}'
         ) from error

@@ -25,7 +25,7 @@ class _Action(Config):
     call_id: str | None = None
     """Pairs an action with its observation."""
     reward: float | None = None
-    model_call: int | None = None
+    model_call: int | None = Field(default=None, ge=0)
     """Index into `Trajectory.model_calls` of the call that produced this action."""
 
 
@@ -112,10 +112,16 @@ Item = Annotated[Action | Observation, Discriminator("class_")]
 class TokenDelta(Config):
     """A prompt's token ids: the first `keep` ids of an earlier call's prompt + completion, then `append`."""
 
-    base: int | None = None
+    base: int | None = Field(default=None, ge=0)
     """Index of the earlier call; None means that `append` is the whole prompt."""
     keep: int = Field(default=0, ge=0)
     append: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _keeps_something_of_something(self) -> TokenDelta:
+        if self.base is None and self.keep:
+            raise ValueError(f"keeps {self.keep} ids of no earlier call: name the call in `base`")
+        return self
 
 
 class ModelCall(Config):
@@ -151,10 +157,19 @@ class Trajectory(Config):
 
     @model_validator(mode="after")
     def _calls_exist(self) -> Trajectory:
+        lengths: list[int | None] = []
         for index, call in enumerate(self.model_calls):
-            base = call.prompt.base if call.prompt else None
-            if base is not None and not 0 <= base < index:
-                raise ValueError(f"model call {index} is a delta against call {base}, which is not an earlier one")
+            delta = call.prompt
+            if delta is not None and delta.base is not None:
+                if delta.base >= index:
+                    raise ValueError(
+                        f"model call {index} is a delta against call {delta.base}, which is not an earlier one"
+                    )
+                if (known := lengths[delta.base]) is None:
+                    raise ValueError(f"model call {index} is a delta against call {delta.base}, which has no token ids")
+                if delta.keep > known:
+                    raise ValueError(f"model call {index} keeps {delta.keep} ids of the {known} of call {delta.base}")
+            lengths.append(None if delta is None else delta.keep + len(delta.append) + len(call.completion_ids or ()))
         for item in self.content:
             if isinstance(item, _Action) and item.model_call is not None and item.model_call >= len(self.model_calls):
                 raise ValueError(f"an action names model call {item.model_call}, which does not exist")
@@ -165,17 +180,16 @@ class Trajectory(Config):
         chain = [call]
         while (prompt := self.model_calls[chain[-1]].prompt) is not None and prompt.base is not None:
             chain.append(prompt.base)
-        ids: tuple[int, ...] = ()
+        ids: list[int] = []
         for index in reversed(chain):
             prompt = self.model_calls[index].prompt
             if prompt is None:
                 raise ValueError(f"model call {index} carries no token ids")
             if prompt.base is not None:
                 ids += self.model_calls[prompt.base].completion_ids or ()
-            if prompt.keep > len(ids):
-                raise ValueError(f"model call {index} keeps {prompt.keep} ids of the {len(ids)} of call {prompt.base}")
-            ids = ids[: prompt.keep] + prompt.append
-        return ids
+            del ids[prompt.keep :]
+            ids += prompt.append
+        return tuple(ids)
 
     def actions(self) -> Iterator[Action]:
         """The agent's actions in order."""
@@ -183,14 +197,26 @@ class Trajectory(Config):
 
 
 def token_delta(prompt_ids: Sequence[int], earlier: Sequence[Sequence[int]]) -> TokenDelta:
-    """The shortest delta of `prompt_ids` against the earlier calls' prompt + completion sequences (latest wins ties)."""
+    """The shortest delta of `prompt_ids` against the earlier calls' prompt + completion sequences; latest wins ties.
+
+    Linear in the prompt for an agent that appends: an earlier call is compared only where it can keep more.
+    """
     best, keep = None, 0
-    for index, sequence in enumerate(earlier):
-        common = 0
-        for left, right in zip(prompt_ids, sequence, strict=False):
-            if left != right:
-                break
-            common += 1
-        if common > 0 and common >= keep:
-            best, keep = index, common
+    for index in range(len(earlier) - 1, -1, -1):
+        sequence = earlier[index]
+        if min(len(sequence), len(prompt_ids)) > keep and sequence[keep] == prompt_ids[keep]:
+            common = _common_prefix(prompt_ids, sequence)
+            if common > keep:
+                best, keep = index, common
     return TokenDelta(base=best, keep=keep, append=tuple(prompt_ids[keep:]))
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int], block: int = 1024) -> int:
+    """How many ids two sequences share from the start; whole blocks are compared at once."""
+    end, start = min(len(left), len(right)), 0
+    while start < end and tuple(left[start : start + block]) == tuple(right[start : start + block]):
+        start += block
+    start = min(start, end)
+    while start < end and left[start] == right[start]:
+        start += 1
+    return start

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import Field
+
 from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.config import Config
 from fairtrial.core.limits import Limits, Meter
@@ -47,7 +49,7 @@ class Job:
     """Of the stream "sampling"; a worker derives further streams with `core.ids.seed` from `block_seed`."""
     block_seed: int
     """The study's seed."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Work:
 
     target: str
     """`module:callable`; called with `settings`, returns a Worker."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mode: Literal["async", "process"] = "async"
     """async: on the driver's event loop (waits a lot); process: in a spawned process (computes a lot)."""
 
@@ -162,20 +164,20 @@ class EngineRun(Protocol):
 class ArmOptions(Config):
     """What an engine respects for one arm."""
 
-    concurrency: int | None = None
+    concurrency: int | None = Field(default=None, ge=1)
     """At most so many trials of this arm at once."""
-    per_minute: float | None = None
-    """At most so many starts of this arm in a minute."""
+    per_minute: float | None = Field(default=None, gt=0)
+    """At most so many starts of this arm in a minute, evenly spaced."""
 
 
 class EngineOptions(Config):
     """How to run; volatile: a resume may change all of it."""
 
-    in_flight: int = 4
+    in_flight: int = Field(default=4, ge=1)
     """Trials at once over all arms."""
-    attempts: int = 3
+    attempts: int = Field(default=3, ge=1)
     """Attempts of a trial that errors, counted over resumes through the attempt in its job's key."""
-    backoff_s: float = 1.0
+    backoff_s: float = Field(default=1.0, ge=0)
     """First wait before another attempt; doubles each time, with full jitter from the block's "retry" stream."""
-    backoff_max_s: float = 60.0
-    arms: dict[str, ArmOptions] = {}
+    backoff_max_s: float = Field(default=60.0, ge=0)
+    arms: dict[str, ArmOptions] = Field(default_factory=dict[str, ArmOptions])
