@@ -1,0 +1,227 @@
+"""The command line: few verbs, few flags, one error line, documented exit codes. Heavy imports happen inside verbs.
+
+Exit codes: 0 done, 1 a gate failed, 2 usage or configuration, 3 too many errored trials, 4 run directory locked or
+corrupt (or the disk refused a write), 130 interrupted (the resume command is printed).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fairtrial.core.errors import FairtrialError, one_line
+
+app = typer.Typer(
+    name="fairtrial",
+    help="A lab for LLM agents where every claim ships with its control arm.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunPath = Annotated[Path, typer.Argument(help="A run directory, such as runs/demo.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study, e.g. repeats=5.")
+]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option("--gate", metavar="GATE", help='Exit 1 unless it holds, e.g. "mine >= control - 0.02".'),
+]
+GateOnOption = Annotated[str, typer.Option("--gate-on", help="What a gate compares: estimate or bound (interval).")]
+MaxErrored = Annotated[
+    float, typer.Option("--max-errored", min=0, max=1, help="Exit 3 when more than this share of trials errored.")
+]
+Retry = Annotated[bool, typer.Option("--retry-errored", help="Give trials that errored as many attempts again.")]
+OpenReport = Annotated[bool, typer.Option("--report/--no-report", help="Write report/index.html when done.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        import fairtrial
+
+        typer.echo(f"fairtrial {fairtrial.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colour (so does the NO_COLOR variable).")] = False,
+) -> None:
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory; default runs/<name of the study file>.")
+    ] = None,
+    set_: Set = None,
+    gate: Gates = None,
+    gate_on: GateOnOption = "estimate",
+    max_errored: MaxErrored = 0.05,
+    retry_errored: Retry = False,
+    report: OpenReport = True,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study; the same command again continues where it stopped."""
+    from fairtrial.app import running
+
+    path = out or Path("runs") / study.stem
+    options = running.Options(tuple(gate or ()), gate_on, max_errored, retry_errored, report, quiet, as_json)
+    raise typer.Exit(running.run(study, path, tuple(set_ or ()), options))
+
+
+@app.command()
+def resume(
+    path: RunPath,
+    set_: Set = None,
+    gate: Gates = None,
+    gate_on: GateOnOption = "estimate",
+    max_errored: MaxErrored = 0.05,
+    retry_errored: Retry = False,
+    report: OpenReport = True,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a run from its directory alone."""
+    from fairtrial.app import running
+
+    options = running.Options(tuple(gate or ()), gate_on, max_errored, retry_errored, report, quiet, as_json)
+    raise typer.Exit(running.resume(path, tuple(set_ or ()), options))
+
+
+@app.command()
+def report(path: RunPath, gate: Gates = None, gate_on: GateOnOption = "estimate", as_json: Json = False) -> None:
+    """Analyse a run (finished or not), print the verdicts and write report/index.html."""
+    from fairtrial.app import running
+
+    raise typer.Exit(running.report(path, tuple(gate or ()), gate_on, as_json))
+
+
+@app.command()
+def compare(
+    left: Annotated[str, typer.Argument(help="RUN or RUN:ARM; without an arm, every arm that both runs have.")],
+    right: Annotated[str, typer.Argument(help="RUN or RUN:ARM, the one that is compared with.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two runs on the tasks that they share, paired."""
+    from fairtrial.app import comparing
+
+    comparing.compare(left, right, as_json)
+
+
+@app.command()
+def show(
+    path: RunPath,
+    trial: Annotated[
+        str | None, typer.Argument(help="ARM/TASK#REPEAT for one record; nothing for a list of trials.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="Only this arm.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only scored, failed, errored or skipped.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the trials of a run, or one record whole."""
+    from fairtrial.app import showing
+
+    showing.show(path, trial, showing.Filter(arm, task, outcome, limit), as_json)
+
+
+@app.command()
+def calibrate(
+    study: Annotated[Path, typer.Argument(help="A study file, or a run directory whose records are the pilot.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where the A-against-A run goes; default runs/<name>-calibration."),
+    ] = None,
+    studies: Annotated[int, typer.Option(min=100, help="Simulated studies for each rate.")] = 1000,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run the control against itself, then print the false-positive rate and the power for planted effects."""
+    from fairtrial.app import calibrating
+
+    calibrating.calibrate(study, out, studies, tuple(set_ or ()), quiet, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say which sandboxes, engines and extras are real on this machine, and how to get the others."""
+    from fairtrial.app.doctor import doctor as examine
+
+    raise typer.Exit(examine(as_json))
+
+
+@app.command()
+def verify(path: RunPath, as_json: Json = False) -> None:
+    """Check every byte of a run directory against its checksums."""
+    from fairtrial.app import maintaining
+
+    raise typer.Exit(maintaining.verify(path, as_json))
+
+
+@app.command()
+def reindex(path: RunPath, as_json: Json = False) -> None:
+    """Rebuild the index of a run directory from its segments."""
+    from fairtrial.app import maintaining
+
+    maintaining.reindex(path, as_json)
+
+
+@app.command()
+def export(
+    path: RunPath,
+    out: Annotated[Path, typer.Argument(help="File to write: .parquet (scalars) or .jsonl (whole records).")],
+    as_json: Json = False,
+) -> None:
+    """Export a run for analysis elsewhere."""
+    from fairtrial.app import maintaining
+
+    maintaining.export(path, out, as_json)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: runs the command line and turns errors into one line and the documented exit code."""
+    try:
+        app(args, standalone_mode=True)
+    except FairtrialError as error:
+        _complain(one_line(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"fairtrial: {text}\n")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The verb doctor: what is real on this machine, and how to get the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+
+from fairtrial.app.cli import print_json
+from fairtrial.core import registry
+from fairtrial.core.errors import FairtrialError, one_line
+
+_EXTRAS = {
+    "local": ("torch", "tokenizers", "safetensors"),
+    "hf": ("transformers",),
+    "anthropic": ("anthropic",),
+    "mcp": ("mcp",),
+    "ray": ("ray",),
+    "parquet": ("pyarrow", "duckdb"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    what: str
+    ok: bool
+    says: str
+    remedy: str = ""
+
+
+def doctor(as_json: bool) -> int:
+    """Examine sandboxes, engines, extras and plugins; returns 1 when nothing can isolate an agent or a plugin is broken."""
+    sandboxes, engines, extras = _sandboxes(), _engines(), _extras()
+    plugins = [Finding(name, False, reason) for name, reason in registry.broken().items()]
+    usable = any(item.ok for item in sandboxes if item.what != "none")
+    if as_json:
+        print_json(
+            {
+                "ok": usable and not plugins,
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "cpus": os.cpu_count(),
+                "sandboxes": [asdict(item) for item in sandboxes],
+                "engines": [asdict(item) for item in engines],
+                "extras": [asdict(item) for item in extras],
+                "broken_plugins": [asdict(item) for item in plugins],
+            }
+        )
+        return 0 if usable and not plugins else 1
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs\n", markup=False)
+    for title, found in (
+        ("Sandboxes (in the order of choice)", sandboxes),
+        ("Engines", engines),
+        ("Extras", extras),
+        ("Broken plugins", plugins),
+    ):
+        if not found:
+            continue
+        console.print(title, style="bold", markup=False)
+        for item in found:
+            console.print(f"  {'✓' if item.ok else '✗'} {item.what:<12} {item.says}", markup=False)
+            if item.remedy and not item.ok:
+                console.print(f"      {item.remedy}", style="dim", markup=False)
+        console.print()
+    if not usable:
+        sys.stderr.write("fairtrial: no sandbox can isolate an agent here; see the remedies above\n")
+    return 0 if usable and not plugins else 1
+
+
+def _sandboxes() -> list[Finding]:
+    from fairtrial.tasks.sandbox.choose import ORDER
+
+    listed = [*ORDER, *(name for name in registry.names("sandboxes") if name not in ORDER)]
+    found: list[Finding] = []
+    for name in listed:
+        try:
+            answer = registry.load("sandboxes", name)().available()
+            says = answer.reason if name != "none" else "no isolation; used only when a study asks for it by name"
+            found.append(Finding(name, answer.ok, says, answer.remedy))
+        except FairtrialError as error:
+            found.append(Finding(name, False, one_line(error)))
+    return found
+
+
+def _engines() -> list[Finding]:
+    return [
+        Finding(name, True, str(registry.load("engines", name).__doc__).split("\n", 1)[0])
+        for name in registry.names("engines")
+    ]
+
+
+def _extras() -> list[Finding]:
+    found: list[Finding] = []
+    for extra, modules in _EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        says = "installed" if not missing else f"missing: {', '.join(missing)}"
+        found.append(Finding(extra, not missing, says, f'pip install "fairtrial[{extra}]"'))
+    return found

@@ -1,0 +1,54 @@
+"""The verbs verify, reindex and export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fairtrial.app.cli import print_json
+from fairtrial.core.errors import UserError
+
+
+def verify(path: Path, as_json: bool) -> int:
+    """Check every byte of a run directory; returns the exit code (4 where something is wrong)."""
+    from fairtrial.store import RunDir
+    from fairtrial.store import verify as check
+
+    if not RunDir.exists(path):
+        raise UserError(f"{path} is no run directory: it has no manifest.json")
+    problems = check(path)
+    if as_json:
+        print_json({"path": str(path), "ok": not problems, "problems": [str(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            sys.stdout.write(f"{problem}\n")
+        found = (
+            f"{len(problems)} problem{'s' if len(problems) != 1 else ''} found"
+            if problems
+            else "every byte is as written"
+        )
+        sys.stdout.write(f"{path}: {found}\n")
+    return 4 if problems else 0
+
+
+def reindex(path: Path, as_json: bool) -> None:
+    """Rebuild the index from the segments."""
+    from fairtrial.store import reindex as rebuild
+
+    count = rebuild(path).records
+    if as_json:
+        print_json({"path": str(path), "records": count})
+    else:
+        sys.stdout.write(f"{path}: index rebuilt from {count} records\n")
+
+
+def export(path: Path, out: Path, as_json: bool) -> None:
+    """Write the run as Parquet (scalars) or JSON Lines (whole records), by the ending of `out`."""
+    from fairtrial.studies.run import Run
+
+    with Run(path) as run:
+        count = run.export(out)
+    if as_json:
+        print_json({"path": str(path), "out": str(out), "records": count})
+    else:
+        sys.stdout.write(f"{out}: {count} records\n")

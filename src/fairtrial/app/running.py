@@ -1,0 +1,127 @@
+"""The verbs run, resume and report."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairtrial.app.cli import print_json
+from fairtrial.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fairtrial.studies.gates import GateResult
+    from fairtrial.studies.result import StudyResult
+    from fairtrial.studies.runner import Finished
+    from fairtrial.studies.study import BoundStudy
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Flags that run and resume share."""
+
+    gates: tuple[str, ...]
+    gate_on: str
+    max_errored: float
+    retry_errored: bool
+    report: bool
+    quiet: bool
+    as_json: bool
+
+
+def run(study_file: Path, path: Path, overrides: tuple[str, ...], options: Options) -> int:
+    """Run a study file into a directory; returns the exit code."""
+    from fairtrial.studies.study import bind, load_study
+
+    study, text = load_study(study_file, overrides)
+    return _execute(bind(study, study_file.resolve().parent), path, text, options)
+
+
+def resume(path: Path, overrides: tuple[str, ...], options: Options) -> int:
+    """Continue a run from what its manifest says; returns the exit code."""
+    from fairtrial.core.config import parse
+    from fairtrial.store import RunDir
+    from fairtrial.studies.plan import study_of
+    from fairtrial.studies.study import Study, apply_override, bind
+
+    opened = RunDir.open(path)
+    study, _ = study_of(opened.manifest, path)
+    if overrides:
+        data: dict[str, Any] = study.model_dump(mode="json")
+        for override in overrides:
+            apply_override(data, override)
+        study = parse(Study, data, where="--set")
+    return _execute(bind(study, Path(opened.manifest["base"])), path, "", options)
+
+
+def _execute(bound: BoundStudy, path: Path, text: str, options: Options) -> int:
+    from fairtrial.app.progress import LiveProgress
+    from fairtrial.studies.runner import execute
+
+    _check_gates(bound, options)
+    progress = LiveProgress(options.quiet or options.as_json)
+    with progress.watching():
+        finished = asyncio.run(execute(bound, path, text, progress=progress, retry_errored=options.retry_errored))
+    if finished.interrupted:
+        sys.stderr.write(f"interrupted; nothing that was done is lost. Continue with: fairtrial resume {path}\n")
+        return 130
+    return _conclude(path, options, finished)
+
+
+def _check_gates(bound: BoundStudy, options: Options) -> None:
+    """Refuse gates that cannot be read before anything is run."""
+    from fairtrial.studies.gates import check_syntax
+
+    if options.gate_on not in ("estimate", "bound"):
+        raise UserError(f'--gate-on {options.gate_on!r}: use "estimate" or "bound"')
+    for gate in options.gates:
+        check_syntax(gate, [*bound.study.arms, "control"])
+
+
+def report(path: Path, gates: tuple[str, ...], gate_on: str, as_json: bool) -> int:
+    """Analyse what a run holds and write its report; returns the exit code."""
+    return _conclude(path, Options(gates, gate_on, 1.0, False, True, True, as_json), None)
+
+
+def _conclude(path: Path, options: Options, finished: Finished | None) -> int:
+    from fairtrial.studies.analysis import analyse
+    from fairtrial.studies.gates import check_gate
+
+    result = analyse(path)
+    page = None
+    if options.report:
+        from fairtrial.studies.report.html import write_report
+
+        page = write_report(result, path)
+    gates = [check_gate(gate, result, "bound" if options.gate_on == "bound" else "estimate") for gate in options.gates]
+    if options.as_json:
+        print_json(
+            {
+                **result.model_dump(mode="json"),
+                "report": str(page) if page else None,
+                "gates": [{"gate": gate.gate, "passed": gate.passed, "reason": gate.reason} for gate in gates],
+                "out_of_budget": bool(finished and finished.out_of_budget),
+            }
+        )
+    else:
+        from fairtrial.studies.report.terminal import print_result
+
+        print_result(result, page)
+    return _exit_code(result, gates, options)
+
+
+def _exit_code(result: StudyResult, gates: list[GateResult], options: Options) -> int:
+    planned = sum(arm.mix.planned for arm in result.arms)
+    errored = sum(arm.mix.errored for arm in result.arms)
+    if planned and errored / planned > options.max_errored:
+        sys.stderr.write(
+            f"fairtrial: {errored} of {planned} trials errored, more than --max-errored {options.max_errored:g}; "
+            f"see why with: fairtrial show {result.path} --outcome errored; "
+            f"try them again with: fairtrial resume {result.path} --retry-errored\n"
+        )
+        return 3
+    for gate in gates:
+        sys.stderr.write(f"gate {'holds' if gate.passed else 'FAILED'}: {gate.gate} ({gate.reason})\n")
+    return 0 if all(gate.passed for gate in gates) else 1

@@ -1,0 +1,122 @@
+"""The verb show: the trials of a run, or one record whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairtrial.app.cli import print_json
+from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.core.record import Outcome, Record
+from fairtrial.core.trajectory import ApiAction, CodeAction, ImageObservation, Item, MessageAction, TextObservation
+from fairtrial.store import RunDir
+
+_TRIAL = re.compile(r"(?P<arm>[^/]+)/(?P<task>.+)#(?P<repeat>\d+)(?:\.(?P<attempt>\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which trials to list."""
+
+    arm: str | None
+    task: str | None
+    outcome: str | None
+    limit: int
+
+
+def show(path: Path, trial: str | None, wanted: Filter, as_json: bool) -> None:
+    """Print the trials of a run, or one record whole."""
+    run = RunDir.open(path)
+    if trial is None:
+        _list(run, wanted, as_json)
+        return
+    match = _TRIAL.fullmatch(trial)
+    if match is None:
+        raise UserError(f"{trial!r} names no trial: write ARM/TASK#REPEAT, such as control/csv-sales-rollup#0")
+    attempt = int(match["attempt"]) if match["attempt"] else None
+    record = run.record(match["arm"], match["task"], int(match["repeat"]), attempt)
+    if record is None:
+        known = {f"{arm}/{task}#{repeat}" for arm, task, repeat in run.latest()}
+        raise UserError(f"{path} holds no trial {trial}{did_you_mean(trial, known) if len(known) < 500 else ''}")
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        _print_record(record)
+
+
+def _list(run: RunDir, wanted: Filter, as_json: bool) -> None:
+    if wanted.outcome is not None and wanted.outcome not in set(Outcome):
+        raise UserError(f'no outcome "{wanted.outcome}"{did_you_mean(wanted.outcome, [str(item) for item in Outcome])}')
+    rows = list(run.rows(arm=wanted.arm, task=wanted.task, outcome=wanted.outcome, limit=wanted.limit))
+    if as_json:
+        print_json({"trials": [row.as_dict() for row in rows]})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim")
+    for name in ("trial", "outcome", "score", "seconds", "cause", "message"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("score", "seconds") else "left")
+    for row in rows:
+        scores = "  ".join(f"{value:.3f}" for name, value in row.scores.items() if name != "strict")
+        seconds = f"{row.wall_s:.2f}" if row.wall_s is not None else ""
+        table.add_row(str(row.key), row.outcome, scores, seconds, row.cause or "", printable(row.message or "", 90))
+    console = Console()
+    console.print(table, markup=False)
+    if len(rows) == wanted.limit:
+        console.print(f"(first {wanted.limit}; --limit shows more)", style="dim")
+
+
+def _print_record(record: Record) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    out = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731 - one short printer
+    out(f"{record.key}   {record.outcome}   " + "  ".join(f"{name}={value:g}" for name, value in record.scores.items()))
+    if record.cause or record.message:
+        out(f"cause: {record.cause or ''}  {printable(record.message or '')}")
+    if record.timings:
+        out(f"time: {record.timings.wall_s:.2f} s, of which {record.timings.waiting_s:.2f} s waiting for a provider")
+    if record.usage.calls or record.usage.tokens:
+        usage = record.usage
+        out(f"usage: {usage.calls} calls, {usage.input_tokens} + {usage.output_tokens} tokens, ${usage.cost_usd:.4f}")
+    for flag in record.flags:
+        out(f"flag: {flag}")
+    for name, value in record.provenance.items():
+        out(f"{name}: {value}")
+    for name, blob in record.artifacts.items():
+        out(f"artifact {name}: {blob.size} bytes, sha256 {blob.sha256[:16]}")
+    for name, value in record.details.items():
+        out(f"{name}: {printable(str(value), 400)}")
+    if record.trajectory:
+        out("")
+        for item in record.trajectory.content:
+            out(_line(item))
+
+
+def _line(item: Item) -> str:
+    if isinstance(item, MessageAction):
+        return f"agent says: {printable(item.content, 2000)}"
+    if isinstance(item, CodeAction):
+        return f"agent runs ({item.language}): {printable(item.content, 2000)}"
+    if isinstance(item, ApiAction):
+        return f"agent calls {item.function}({', '.join(f'{key}={value!r}' for key, value in item.kwargs.items())})"
+    if isinstance(item, TextObservation):
+        return f"{item.source}: {printable(item.content, 2000)}"
+    if isinstance(item, ImageObservation):
+        return f"{item.source}: image {item.content}"
+    return f"web page {item.url or ''}"
+
+
+def printable(text: str, limit: int = 10_000) -> str:
+    """`text` cut to `limit` characters, with control and bidirectional-override characters shown as symbols."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(_visible(char) for char in shown)
+
+
+def _visible(char: str) -> str:
+    code = ord(char)
+    if char in "\n\t" or (code >= 0x20 and code not in (0x7F,) and not 0x80 <= code <= 0x9F):
+        return f"<U+{code:04X}>" if 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 else char
+    return chr(0x2400 + code) if code < 0x20 else f"<U+{code:04X}>"

@@ -1,0 +1,77 @@
+"""The terminal report: the verdicts in words, effects with intervals, arms with one denominator, warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fairtrial.studies.report.wording import interval, money, number, p_value, seconds, signed
+from fairtrial.studies.result import StudyResult
+
+_STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
+
+
+def print_result(result: StudyResult, page: Path | None, console: Console | None = None) -> None:
+    """Print a study's result on standard output."""
+    console = console or Console(highlight=False)
+    console.print()
+    console.print(Text(result.title, style="bold"))
+    if result.question:
+        console.print(Text(result.question, style="dim"))
+    console.print()
+    for effect in result.effects:
+        console.print(Text.assemble((f"{effect.verdict.upper():<12}", _STYLE[effect.verdict]), effect.sentence))
+    console.print()
+    console.print(_effects(result))
+    console.print()
+    console.print(_arms(result))
+    if result.published:
+        console.print(Text(f"\nPublished ({result.paper}): {result.published}", style="dim"))
+    for warning in result.warnings:
+        console.print(Text(f"! {warning}", style="yellow"))
+    if page is not None:
+        console.print(f"\nReport: {page}", soft_wrap=True)
+
+
+def _effects(result: StudyResult) -> Table:
+    percent = f"{100 * result.confidence:g} %"
+    table = Table(box=None, header_style="dim", title_style="dim", pad_edge=False)
+    for name in (f"arm - {result.control}", "effect", f"{percent} interval", "p", "p (Holm)", "tasks", "blocks", "MDE"):
+        table.add_column(name, justify="left" if name.startswith("arm") else "right", no_wrap=True)
+    for effect in result.effects:
+        table.add_row(
+            effect.arm,
+            signed(effect.estimate),
+            interval(effect.ci, sign=True),
+            p_value(effect.p),
+            p_value(effect.p_holm),
+            str(effect.tasks),
+            str(effect.blocks) + (f" (-{effect.dropped})" if effect.dropped else ""),
+            number(effect.mde),
+        )
+    return table
+
+
+def _arms(result: StudyResult) -> Table:
+    spent = any(arm.tokens or arm.cost_usd for arm in result.arms)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    columns = ["arm", result.score, "interval", "planned", "scored", "failed", "errored", "skipped", "missing", "time"]
+    for name in columns + (["tokens", "cost"] if spent else []):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for arm in result.arms:
+        mix = arm.mix
+        row = [
+            arm.name + (" (control)" if arm.control else ""),
+            number(arm.mean),
+            interval(arm.ci),
+            *(
+                str(count or "-")
+                for count in (mix.planned, mix.scored, mix.failed, mix.errored, mix.skipped, mix.missing)
+            ),
+            seconds(arm.working_s),
+        ]
+        table.add_row(*row, *([f"{arm.tokens:,}", money(arm.cost_usd)] if spent else []))
+    return table

@@ -1,0 +1,39 @@
+"""How figures are written, the same in every report."""
+
+from __future__ import annotations
+
+
+def number(value: float | None) -> str:
+    """0.123, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """+0.123."""
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def interval(ci: tuple[float, float] | None, sign: bool = False) -> str:
+    """[low, high]."""
+    if ci is None:
+        return "-"
+    return f"[{ci[0]:+.3f}, {ci[1]:+.3f}]" if sign else f"[{ci[0]:.3f}, {ci[1]:.3f}]"
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits, never "0"."""
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def money(usd: float) -> str:
+    """US dollars."""
+    return f"${usd:.4f}" if 0 < usd < 0.1 else f"${usd:,.2f}"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,263 @@
+"""Runner: from a bound study to records in a run directory; resumes, keeps the budget, drains on the first Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from fairtrial.core import registry
+from fairtrial.core.clock import Clock, SystemClock
+from fairtrial.core.errors import UserError
+from fairtrial.core.ids import seed
+from fairtrial.core.record import Outcome, Record, TrialKey
+from fairtrial.core.redact import Redactor
+from fairtrial.core.trial import EngineOptions, EngineRun, Job, TaskInfo
+from fairtrial.store import Done, RunDir, RunWriter
+from fairtrial.studies.budget import Budget
+from fairtrial.studies.plan import check_same, manifest, planned
+from fairtrial.studies.study import BoundStudy
+
+
+class Progress(Protocol):
+    """Who watches a run."""
+
+    def phase(self, text: str) -> None:
+        """A step that shows no records begins."""
+        ...
+
+    def started(self, planned: int, done: int) -> None:
+        """Trials begin: so many are planned, so many were done before."""
+        ...
+
+    def record(self, record: Record) -> None:
+        """A record was made durable."""
+        ...
+
+    def draining(self, in_flight_only: bool) -> None:
+        """Ctrl-C was seen: in-flight trials finish (True) or are cancelled (False)."""
+        ...
+
+
+class Silent:
+    """Watches nothing."""
+
+    def phase(self, text: str) -> None:
+        """Ignore it."""
+
+    def started(self, planned: int, done: int) -> None:
+        """Ignore it."""
+
+    def record(self, record: Record) -> None:
+        """Ignore it."""
+
+    def draining(self, in_flight_only: bool) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run (or one resume of it) ended."""
+
+    path: Path
+    planned: int
+    ran: int
+    """Records written this time."""
+    interrupted: bool
+    out_of_budget: bool
+
+
+def default_cache() -> Path:
+    """Where proofs, images and package layers are remembered: $FAIRTRIAL_CACHE or the user's cache folder."""
+    root = os.environ.get("FAIRTRIAL_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairtrial"
+
+
+async def execute(
+    bound: BoundStudy,
+    path: Path,
+    study_text: str,
+    *,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+    retry_errored: bool = False,
+) -> Finished:
+    """Run a study into `path`, or continue what is there.
+
+    Everything is checked before anything runs: settings, fairness, and every task's verifier (the gate).
+    `retry_errored` gives trials that used up their attempts as many again. Raises UserError, LockedError (a second
+    driver), StorageError (disk full: what was acknowledged is safe, run again to resume).
+    """
+    clock, progress = clock or SystemClock(), progress or Silent()
+    bound.kind.check(bound.suite, bound.arms, bound.base)
+    tasks = list(bound.kind.tasks(bound.suite, bound.base))
+    if not tasks:
+        raise UserError("the suite has no tasks: check [suite] (path, tasks, exclude, limit)")
+    fresh = manifest(bound, tasks, clock.now().isoformat(timespec="seconds"))
+    redactor = Redactor()
+    if RunDir.exists(path):
+        with RunDir.open(path) as run:
+            check_same(run.manifest, redactor.value(fresh), path)
+    progress.phase(f"Proving the verifiers of {len(tasks)} tasks (oracle, nop, forger)")
+    await _gate(bound, tasks)
+    writer = (
+        RunDir.open_writer(path, redactor=redactor)
+        if RunDir.exists(path)
+        else RunDir.create(path, fresh, study_text, redactor)
+    )
+    try:
+        return await _Run(bound, tasks, writer, clock, progress, retry_errored).go()
+    finally:
+        writer.close()
+
+
+async def _gate(bound: BoundStudy, tasks: list[TaskInfo]) -> None:
+    refusals = await bound.kind.gate(bound.suite, bound.base, tasks, default_cache())
+    if refusals:
+        reasons = "; ".join(f"{item.task}: {item.reason}" for item in refusals[:5])
+        more = f"; and {len(refusals) - 5} more" if len(refusals) > 5 else ""
+        names = ", ".join(f'"{item.task}"' for item in refusals)
+        raise UserError(
+            f"{len(refusals)} of {len(tasks)} tasks do not prove their verifier ({reasons}{more}); "
+            f"mend them or leave them out with `exclude = [{names}]` under [suite]"
+        )
+
+
+class _Run:
+    """One session of a study: what is pending, the engine rounds, the signals."""
+
+    def __init__(
+        self,
+        bound: BoundStudy,
+        tasks: list[TaskInfo],
+        writer: RunWriter,
+        clock: Clock,
+        progress: Progress,
+        retry_errored: bool,
+    ):
+        self.bound, self.writer, self.clock, self.progress = bound, writer, clock, progress
+        study = bound.study
+        latest = writer.run.done()
+        keys = list(planned(study, tasks))
+        attempts = study.engine.attempts
+        if retry_errored:
+            attempts += max((done.attempt for done in latest.values() if done.outcome is Outcome.ERRORED), default=0)
+        self.options = EngineOptions(
+            **{**study.engine.model_dump(exclude={"id", "arms", "attempts"}), "attempts": attempts},
+            arms={name: arm.engine for name, arm in study.arms.items()},
+        )
+        self.todo = deque(_pending(keys, latest, attempts))
+        self.skipped_before = {trial for trial, done in latest.items() if done.outcome is Outcome.SKIPPED}
+        self.planned, self.done = len(keys), len(keys) - len(self.todo)
+        spent = writer.run.totals()
+        self.budget = Budget(study.budget, spent.usage, spent.working_s)
+        self.ran = 0
+        self.interrupts = 0
+        self.stream: EngineRun | None = None
+
+    async def go(self) -> Finished:
+        self.progress.started(self.planned, self.done)
+        engine = registry.load("engines", self.bound.study.engine.id)(clock=self.clock)
+        work = self.bound.kind.work(self.bound.suite, self.bound.arms, self.bound.base)
+        last = False
+        with self._signals():
+            while self.todo and not self.interrupts:
+                before = len(self.todo)
+                options = self.options.model_copy(update={"attempts": 1}) if last else self.options
+                self.stream = engine.run(self._jobs(last), work, options, self.writer.blobs)
+                async for record in self.stream:
+                    await self._keep(record)
+                self.budget.release_all()
+                if len(self.todo) == before:
+                    if last or self.budget.exhausted():
+                        break
+                    last = True
+                else:
+                    last = False
+        out = bool(self.todo) and not self.interrupts
+        if out:
+            await self._skip_rest()
+        return Finished(self.writer.run.path, self.planned, self.ran, bool(self.interrupts), out)
+
+    def _jobs(self, last: bool) -> Iterator[Job]:
+        """Pending trials as jobs, while the budget lets them start; with `last`, a single one with all that is left."""
+        while self.todo and not self.interrupts:
+            key, limits = self.todo[0], self.bound.study.limits
+            left = max(1, self.options.attempts - key.attempt + 1)
+            granted = (
+                self.budget.admit_last(key.trial, limits)
+                if last
+                else self.budget.admit(key.trial, limits, left, self.options.in_flight)
+            )
+            if granted is None:
+                return
+            self.todo.popleft()
+            yield replace(self._job(key), limits=granted)
+            if last:
+                return
+
+    def _job(self, key: TrialKey) -> Job:
+        study = self.bound.study
+        return Job(key, seed(study.seed, key.task, key.repeat, "sampling"), study.seed)
+
+    async def _keep(self, record: Record) -> None:
+        await self.writer.append(record)
+        self.budget.book(record)
+        self.ran += 1
+        self.progress.record(record)
+
+    async def _skip_rest(self) -> None:
+        """Record what the budget did not allow, once; a later resume with more budget runs it."""
+        for key in self.todo:
+            if key.trial not in self.skipped_before:
+                await self._keep(
+                    Record(
+                        key=key,
+                        seed=self._job(key).seed,
+                        outcome=Outcome.SKIPPED,
+                        cause="budget",
+                        message="the study's budget is used up",
+                    )
+                )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handled: list[signal.Signals] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, self._interrupt)
+                handled.append(number)
+            except (ValueError, RuntimeError):  # not the main thread: whoever owns it handles the signal
+                break
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+        self.progress.draining(self.interrupts == 1)
+        if self.stream is None:
+            return
+        if self.interrupts == 1:
+            self.stream.drain()
+        elif self.interrupts == 2:
+            self._stopping = asyncio.ensure_future(self.stream.stop())
+
+
+def _pending(keys: list[TrialKey], latest: Mapping[tuple[str, str, int], Done], attempts: int) -> Iterator[TrialKey]:
+    """Trials that still need a run, each with the attempt that it is at."""
+    for key in keys:
+        done = latest.get(key.trial)
+        if done is None:
+            yield key
+        elif not (done.outcome.counts or (done.outcome is Outcome.ERRORED and done.attempt >= attempts)):
+            yield key.model_copy(update={"attempt": done.attempt + 1})
