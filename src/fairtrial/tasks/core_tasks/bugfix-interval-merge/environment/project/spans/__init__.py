@@ -1,8 +1,8 @@
 """Sets of integers as lists of half-open intervals.
 
 An interval is a pair (start, end) of integers, a tuple or a list, and stands for start, start + 1, ..., end - 1. With
-start == end it is empty and stands for nothing; start > end raises ValueError, in every function and for every argument (the window start, end
-of gaps and free_slots is an interval in this sense, too).
+start == end it is empty and stands for nothing; start > end raises ValueError, in every function and for every argument
+(the window start, end of gaps and free_slots is an interval in this sense, too).
 
 Arguments are lists of intervals in any order; they may overlap, touch, repeat or be empty, and are never modified.
 Results are **canonical**: a list of tuples, sorted, none empty, with at least one integer missing between one and the next
