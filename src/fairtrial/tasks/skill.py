@@ -54,8 +54,8 @@ def skill_file(folder: Path) -> Path | None:
 def read_skill(folder: Path, *, lenient: bool = False) -> Skill:
     """The skill in `folder`.
 
-    Raises UserError with everything that the reference validator rejects; with `lenient`, an invalid skill is returned as well as it can be
-    read and its `problems` say what is wrong, because agents read such skills too.
+    Raises UserError with everything that the reference validator rejects; with `lenient`, an invalid skill is
+    returned as well as it can be read and its `problems` say what is wrong, because agents read such skills too.
     """
     path = skill_file(folder)
     if path is None:

@@ -143,7 +143,7 @@ class EnvironmentSection(Networked):
     gpu_types: tuple[Text, ...] | None = None
     tpu: dict[str, Any] | Text | None = None
     mcp_servers: tuple[McpServer, ...] = ()
-    env: Env = {}
+    env: Env = Field(default_factory=dict)
     skills_dir: Text | None = None
     healthcheck: Healthcheck | None = None
     workdir: Text | None = None
@@ -164,7 +164,7 @@ class VerifierSection(Networked):
     """`[verifier]`."""
 
     timeout_sec: Seconds = 600.0
-    env: Env = {}
+    env: Env = Field(default_factory=dict)
     user: Text | int | None = None
     environment_mode: Literal["shared", "separate"] | None = None
     environment: EnvironmentSection | None = None
@@ -174,7 +174,7 @@ class VerifierSection(Networked):
 class SolutionSection(Section):
     """`[solution]`."""
 
-    env: Env = {}
+    env: Env = Field(default_factory=dict)
 
 
 class Artifact(Section):
@@ -197,7 +197,7 @@ class StepVerifier(Section):
     """`[steps.verifier]`."""
 
     timeout_sec: Seconds | None = None
-    env: Env = {}
+    env: Env = Field(default_factory=dict)
     user: Text | int | None = None
 
 
@@ -219,7 +219,7 @@ class TaskToml(Section):
         default="1.0", validation_alias=AliasChoices("schema_version", "version")
     )
     task: About | None = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
     agent: AgentSection = AgentSection()
     verifier: VerifierSection = VerifierSection()
     environment: EnvironmentSection = EnvironmentSection()

@@ -1,0 +1,81 @@
+"""How many genuine Harbor tasks of a folder are read here, how many images can be planned, and why not the rest.
+
+python benchmarks/harbor_import.py FOLDER [--save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+from machine import machine, save
+
+from fairtrial.core.errors import UserError, one_line
+from fairtrial.tasks.harbor.plan import plan_image
+from fairtrial.tasks.harbor.read import read_task, task_folders
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    lines: list[str] = []
+    folders = task_folders(options.folder)
+    read, skills, invalid, planned = 0, 0, 0, 0
+    reasons: Counter[str] = Counter()
+    start = time.process_time()
+    for folder in folders:
+        try:
+            task = read_task(folder)
+            read += 1
+            skills += len(task.skills)
+            invalid += sum(bool(skill.problems) for skill in task.skills)
+            plan = plan_image(folder)
+        except UserError as error:
+            lines.append(f"  not read  {folder.name}: {one_line(error)}")
+            continue
+        if not plan.problems:
+            planned += 1
+            packages = ", ".join(plan.layer_requirements()) or "no Python packages"
+            lines.append(f"  planned   {folder.name}: {packages}")
+            continue
+        lines.append(f"  refused   {folder.name}: " + "; ".join(map(str, plan.problems)))
+        reasons.update({kind(problem.reason) for problem in plan.problems})
+    seconds = time.process_time() - start
+    text = "\n".join(
+        [
+            f"{len(folders)} task folders: {read} read, {planned} images can be planned on this machine",
+            f"{skills} skills, {invalid} with something against the specification; {seconds:.2f} s of CPU in all",
+            "",
+            *lines,
+            "",
+            "Reasons of refusal (tasks that have it; a task may have several):",
+            *(f"  {count:3d}  {reason}" for reason, count in reasons.most_common()),
+            "",
+            machine(),
+        ]
+    )
+    print(text)
+    if options.save:
+        print(save("harbor-import", text))
+
+
+def kind(reason: str) -> str:
+    """A reason without the names in it."""
+    if match := re.match(r"the Debian package (\S+) ", reason):
+        return f"Debian package missing on this machine ({match[1]})"
+    if "is not in the environment folder" in reason:
+        return "a file of the build context is missing"
+    if "needs the network" in reason or "code that downloads" in reason:
+        return "needs the network while building"
+    if "from the host" in reason:
+        return "wants a variable of the host"
+    return re.sub(r"\S*[/$]\S*", "...", reason)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Python packages of tasks as layers: folders made once by pip, shown read-only in boxes and put on PYTHONPATH.
+
+Only wheels are installed: building a source distribution would run a stranger's code outside of any box.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fairtrial.core.errors import InfraError, UserError
+from fairtrial.core.ids import digest
+
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|ConnectTimeout|Name or service not known|Temporary failure in name resolution|"
+    r"Max retries exceeded|Connection refused|ProxyError|Network is unreachable"
+)
+
+
+class PackageError(UserError):
+    """Python packages that a task names cannot be had here."""
+
+
+def cache_dir() -> Path:
+    """Where layers and images are kept: $FAIRTRIAL_CACHE, else fairtrial in the user's cache folder."""
+    if own := os.environ.get("FAIRTRIAL_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fairtrial"
+
+
+def layer_key(requirements: Sequence[str], index: Sequence[str] = ()) -> str:
+    """Names a layer: its requirements, and the Python and platform that it is for."""
+    return digest(
+        ["layer-1", sorted(requirements), list(index), sys.implementation.cache_tag, sysconfig.get_platform()]
+    )
+
+
+async def layer(requirements: Sequence[str], index: Sequence[str], cache: Path, *, timeout_s: float = 900.0) -> Path:
+    """The folder that holds `requirements`, installed unless it is there already; safe for several processes.
+
+    Args:
+        requirements: as pip reads them, e.g. "numpy==1.26.4".
+        index: index options for pip, flattened; empty for the host's own settings.
+        cache: the cache folder.
+        timeout_s: limit for pip.
+
+    Raises:
+        PackageError: pip refused (no such version for this Python, conflict ...).
+        InfraError: no index could be reached, or pip took too long.
+    """
+    return await asyncio.to_thread(_layer, tuple(requirements), tuple(index), cache, timeout_s)
+
+
+def _layer(requirements: tuple[str, ...], index: tuple[str, ...], cache: Path, timeout_s: float) -> Path:
+    folder = cache / "layers" / layer_key(requirements, index)
+    if folder.is_dir():
+        return folder
+    with locked(folder):
+        if folder.is_dir():
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
+            target = Path(making) / "layer"
+            target.mkdir(mode=0o755)
+            if requirements:
+                _pip(requirements, index, target, timeout_s)
+                _portable_scripts(target / "bin")
+            target.rename(folder)
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock under which `folder` is made; blocks while another process makes it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, timeout_s: float) -> None:
+    names = ", ".join(requirements)
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(
+            f"pip is missing in this Python environment and is needed for {names}; run: python -m ensurepip"
+        )
+    listed = target.parent / "requirements.txt"
+    listed.write_text("".join(f"{line}\n" for line in requirements))
+    command = [
+        sys.executable, "-m", "pip", "install", "--target", str(target), "--only-binary", ":all:", "--no-input",
+        "--disable-pip-version-check", "--no-warn-conflicts", "--quiet", *index, "-r", str(listed),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise InfraError(f"pip needed more than {timeout_s:g} s for {names}", cause="packages") from None
+    if done.returncode == 0:
+        return
+    text = done.stderr + done.stdout
+    errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR:")]
+    last = errors[-1] if errors else (text.strip().splitlines() or ["no message"])[-1]
+    if _UNREACHABLE.search(text):
+        raise InfraError(f"pip reaches no package index for {names}: {last}", cause="packages", retryable=False)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    raise PackageError(f"pip cannot install {names} as wheels for Python {version}: {last}")
+
+
+def _portable_scripts(folder: Path) -> None:
+    """Console scripts run by the Python of the box, wherever that is."""
+    if not folder.is_dir():
+        return
+    for script in folder.iterdir():
+        raw = script.read_bytes() if script.is_file() and not script.is_symlink() else b""
+        if raw.startswith(b"#!") and b"python" in raw.split(b"\n", 1)[0]:
+            script.write_bytes(b"#!/usr/bin/env python3\n" + raw.split(b"\n", 1)[1])
+        elif raw.startswith(b"#!/bin/sh\n'''exec'"):
+            script.write_bytes(b"#!/usr/bin/env python3\n" + raw.split(b"\n", 3)[3])
