@@ -1,0 +1,232 @@
+"""Questions to the index: everything a summary, a resume or the statistics need, without reading a segment."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairtrial.core.limits import Usage
+from fairtrial.core.record import Outcome
+from fairtrial.store.index import OUTCOMES, indexing
+
+
+class ScoreRow(NamedTuple):
+    """One trial for the statistics; `value` is None where the trial's latest attempt carries no such score."""
+
+    arm: str
+    task: str
+    repeat: int
+    value: float | None
+    outcome: Outcome
+
+
+class Done(NamedTuple):
+    """The latest attempt of a trial."""
+
+    attempt: int
+    outcome: Outcome
+
+
+class Place(NamedTuple):
+    """Where a record lies."""
+
+    segment: str
+    offset: int
+    length: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index knows of one attempt."""
+
+    arm: str
+    task: str
+    repeat: int
+    attempt: int
+    latest: bool
+    outcome: Outcome
+    cause: str | None
+    usage: Usage
+    started: float | None
+    """Unix time."""
+    wall_s: float
+    working_s: float
+    waiting_s: float
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was spent over all attempts, errored and superseded ones included."""
+
+    attempts: int
+    usage: Usage
+    wall_s: float
+    working_s: float
+    waiting_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The plain mean of a score over the `n` trials that carry it."""
+
+    n: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm. Outcomes and scores are of each trial's latest attempt; attempts and spending are of all attempts."""
+
+    arm: str
+    trials: int
+    outcomes: dict[Outcome, int]
+    scores: dict[str, Mean]
+    spent: Totals
+
+
+_SPENT = (
+    "count(*), sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(cost_usd),"
+    " total(wall_s), total(working_s), total(waiting_s)"
+)
+
+
+def _totals(row: tuple[Any, ...]) -> Totals:
+    attempts, calls, read, written, cached, cost, wall, working, waiting = (value or 0 for value in row)
+    usage = Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost)
+    return Totals(attempts, usage, wall, working, waiting)
+
+
+class Queries:
+    """Read-only questions over one connection."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self.db, self.path = db, path
+
+    def _all(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with indexing(self.path):
+            return self.db.execute(sql, values).fetchall()
+
+    def count(self) -> int:
+        """Attempts stored."""
+        return self._all("SELECT count(*) FROM trials")[0][0]
+
+    def segments(self) -> dict[str, int]:
+        """Segment name -> the offset up to which it is indexed."""
+        return {name: end for name, end in self._all("SELECT name, indexed FROM segments")}
+
+    def names(self) -> dict[int, str]:
+        """Interned id -> name."""
+        return {number: name for number, name in self._all("SELECT id, name FROM names")}
+
+    def done(self) -> dict[tuple[str, str, int], Done]:
+        """The latest attempt of every trial that has one."""
+        name = self.names()
+        rows = self._all("SELECT arm, task, repeat, attempt, outcome FROM trials WHERE latest")
+        return {
+            (name[arm], name[task], repeat): Done(attempt, OUTCOMES[outcome])
+            for arm, task, repeat, attempt, outcome in rows
+        }
+
+    def place(self, arm: str, task: str, repeat: int, attempt: int | None) -> tuple[Place, int] | None:
+        """Where an attempt lies (None: the latest) and its number, or None where there is none."""
+        rows = self._all(
+            "SELECT s.name, offset, length, line, attempt FROM trials JOIN segments s ON s.id = segment"
+            " WHERE arm = (SELECT id FROM names WHERE name = ?) AND task = (SELECT id FROM names WHERE name = ?)"
+            " AND repeat = ? AND CASE WHEN ?4 IS NULL THEN latest ELSE attempt = ?4 END",
+            arm,
+            task,
+            repeat,
+            attempt,
+        )
+        return (Place(*rows[0][:4]), rows[0][4]) if rows else None
+
+    def places(self, *, latest: bool, arm: str | None) -> Iterator[tuple[Place, list[int]]]:
+        """Every frame that holds wanted records, oldest first, with the wanted lines."""
+        with indexing(self.path):
+            cursor = self.db.execute(
+                "SELECT s.name, offset, length, line FROM trials JOIN segments s ON s.id = segment"
+                " WHERE (?1 = 0 OR latest) AND (?2 IS NULL OR arm = (SELECT id FROM names WHERE name = ?2))"
+                " ORDER BY segment, offset, line",
+                (int(latest), arm),
+            )
+            frame: Place | None = None
+            lines: list[int] = []
+            for segment, offset, length, line in cursor:
+                if frame is None or (frame.segment, frame.offset) != (segment, offset):
+                    if frame is not None:
+                        yield frame, lines
+                    frame, lines = Place(segment, offset, length, line), []
+                lines.append(line)
+            if frame is not None:
+                yield frame, lines
+
+    def rows(self, *, latest: bool) -> Iterator[Row]:
+        """Every attempt (or every trial's latest), grouped by arm, then task."""
+        name, segment = self.names(), {}
+        with indexing(self.path):
+            segment = dict(self.db.execute("SELECT id, name FROM segments"))
+            for row in self.db.execute("SELECT * FROM trials WHERE ? = 0 OR latest", (int(latest),)):
+                calls, read, written, cached, cost = row[7:12]
+                yield Row(
+                    name[row[0]],
+                    name[row[1]],
+                    row[2],
+                    row[3],
+                    bool(row[4]),
+                    OUTCOMES[row[5]],
+                    name.get(row[6]),
+                    Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost),
+                    *row[12:16],
+                    Place(segment[row[16]], *row[17:20]),
+                )
+
+    def score_names(self) -> list[str]:
+        """The names of all scores that a record carries, sorted."""
+        return sorted(
+            name
+            for (name,) in self._all(
+                "SELECT n.name FROM names n WHERE EXISTS (SELECT 1 FROM scores WHERE score = n.id)"
+            )
+        )
+
+    def score_rows(self, score: str) -> Iterator[ScoreRow]:
+        """The latest attempt of every trial, whatever its outcome, with its value of one score."""
+        name = self.names()
+        with indexing(self.path):
+            cursor = self.db.execute(
+                "SELECT t.arm, t.task, t.repeat, v.value, t.outcome FROM trials t LEFT JOIN scores v"
+                " ON v.score = (SELECT id FROM names WHERE name = ?)"
+                " AND v.arm = t.arm AND v.task = t.task AND v.repeat = t.repeat AND v.attempt = t.attempt"
+                " WHERE t.latest",
+                (score,),
+            )
+            for arm, task, repeat, value, outcome in cursor:
+                yield ScoreRow(name[arm], name[task], repeat, value, OUTCOMES[outcome])
+
+    def arms(self) -> list[ArmSummary]:
+        """A summary of each arm, in the order in which the arms first appeared."""
+        name = self.names()
+        outcomes: dict[int, dict[Outcome, int]] = {}
+        for arm, outcome, count in self._all(
+            "SELECT arm, outcome, count(*) FROM trials WHERE latest GROUP BY arm, outcome"
+        ):
+            outcomes.setdefault(arm, dict.fromkeys(Outcome, 0))[OUTCOMES[outcome]] = count
+        scores: dict[int, dict[str, Mean]] = {}
+        for arm, score, count, mean in self._all(
+            "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t USING (arm, task, repeat, attempt)"
+            " WHERE t.latest GROUP BY v.arm, v.score"
+        ):
+            scores.setdefault(arm, {})[name[score]] = Mean(count, mean)
+        return [
+            ArmSummary(name[arm], sum(outcomes[arm].values()), outcomes[arm], scores.get(arm, {}), _totals(spent))
+            for arm, *spent in self._all(f"SELECT arm, {_SPENT} FROM trials GROUP BY arm ORDER BY arm")
+        ]
+
+    def totals(self) -> Totals:
+        """Spending over all attempts."""
+        return _totals(self._all(f"SELECT {_SPENT} FROM trials")[0])
