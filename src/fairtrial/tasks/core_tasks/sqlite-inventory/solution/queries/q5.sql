@@ -1,0 +1,16 @@
+WITH counting AS (
+  SELECT m.product_id, m.warehouse_id, date(m.at) AS day, CASE m.kind WHEN 'out' THEN -m.quantity ELSE m.quantity END AS delta
+  FROM movements AS m
+  WHERE m.quantity IS NOT NULL AND m.cancels IS NULL
+    AND NOT EXISTS (SELECT 1 FROM movements AS c WHERE c.cancels = m.id)
+), stock AS (
+  SELECT p.id, p.sku, p.reorder_point, p.discontinued_on, COALESCE(SUM(c.delta), 0) AS on_hand
+  FROM products AS p LEFT JOIN counting AS c ON c.product_id = p.id
+  GROUP BY p.id
+)
+SELECT s.sku, s.on_hand * v.cents AS value
+FROM stock AS s
+LEFT JOIN prices AS v ON v.product_id = s.id AND v.valid_from <= '2026-06-30'
+  AND (v.valid_until IS NULL OR v.valid_until > '2026-06-30')
+WHERE s.on_hand > 0
+ORDER BY value DESC NULLS LAST, s.sku;
