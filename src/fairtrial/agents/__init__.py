@@ -1,0 +1,1 @@
+"""Agents: what acts on a task, and the kind of trial that runs one."""

@@ -1,0 +1,296 @@
+"""The kind of trial "agent": an agent works on a task in a box, and a verifier outside of it judges the result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fairtrial.agents.agent import Agent, open_agent
+from fairtrial.agents.attempt import Attempt, Bench, attempt
+from fairtrial.agents.forger import Forger
+from fairtrial.core.clock import SystemClock, Timer
+from fairtrial.core.config import Config, parse
+from fairtrial.core.errors import InfraError, UserError, one_line
+from fairtrial.core.limits import Limits, Meter
+from fairtrial.core.places import cache_folder
+from fairtrial.core.record import Outcome, Record, Timings
+from fairtrial.core.redact import Redactor
+from fairtrial.core.trajectory import Trajectory
+from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
+from fairtrial.tasks.gate import Proof, Proofs, Rule, prove, refusal, warnings
+from fairtrial.tasks.sandbox.api import Sandbox
+from fairtrial.tasks.sandbox.choose import choose
+from fairtrial.tasks.scratch import Scratch, remove_tree
+from fairtrial.tasks.suite import find_suite, load_suite
+from fairtrial.tasks.task import Task
+from fairtrial.tasks.visible import Manifests
+
+log = logging.getLogger("fairtrial.agents")
+
+
+class SuiteSettings(Config):
+    """The `[suite]` table of a study of agents."""
+
+    id: str | None = None
+    """A registered suite, such as "core-tasks"."""
+    path: str | None = None
+    """A folder of task folders, or one task folder."""
+    tasks: tuple[str, ...] = ()
+    """Globs of task ids to take; none means all."""
+    exclude: tuple[str, ...] = ()
+    """Globs of task ids to leave out."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many tasks, the first in order."""
+    sandbox: str | None = None
+    """bubblewrap, unshare, docker, podman or none; unset: the first of the isolating ones that works."""
+    gate: Rule = "strict"
+    """What each task must prove first. strict: oracle 1, nop 0, forger 0; lenient: nop < 1, forger <= nop; off."""
+    leak: Literal["warn", "refuse", "off"] = "warn"
+    """What to do with a task whose skill holds constants of its tests that instruction and data do not."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SuiteSettings:
+        if (self.id is None) == (self.path is None):
+            raise ValueError('name the suite by one of id (such as "core-tasks") and path (a folder)')
+        return self
+
+
+class ArmSettings(Config):
+    """An arm of a study of agents."""
+
+    agent: str | dict[str, Any]
+    """"oracle", "nop", "forger", or a table with `id` and the agent's own settings."""
+    skills: Literal["none", "curated"] = "none"
+    """Whether the task's own skill folder is in the agent's box."""
+
+
+class AgentTrial:
+    """Agents on tasks. Registered as the kind of trial "agent"."""
+
+    name = "agent"
+    score = "reward"
+    suite_settings: type[Config] = SuiteSettings
+    arm_settings: type[Config] = ArmSettings
+
+    def tasks(self, suite: Config, base: Path) -> Sequence[TaskInfo]:
+        """The suite's tasks in the order of their ids."""
+        return [task.info for task in _tasks(_suite(suite), base)]
+
+    def check(self, suite: Config, arms: Mapping[str, Config], base: Path) -> None:
+        """Refuse what cannot run here: no sandbox, unusable agents, a forger without isolation, arms without skills."""
+        settings = _suite(suite)
+        sandbox = choose(settings.sandbox)
+        tasks = _tasks(settings, base)
+        networks: dict[str, str] = {}
+        for name, arm in arms.items():
+            chosen = _arm(arm)
+            agent = open_agent(chosen.agent, base, where=f'arm "{name}": agent')
+            agent.check(tasks)
+            if isinstance(agent, Forger) and not sandbox.isolated:
+                raise UserError(
+                    f'arm "{name}": the forger attacks its box and never runs without one; use another sandbox'
+                )
+            if chosen.skills == "curated" and not any(task.skills for task in tasks):
+                raise UserError(f'arm "{name}": skills = "curated", but no task of the suite has a skill')
+            networks[name] = "public" if agent.needs(tasks[0], tasks[0].steps[0]).network == "public" else "as the task"
+        if len(set(networks.values())) > 1:
+            shown = ", ".join(f"{name}: {network}" for name, network in networks.items())
+            log.warning("the arms do not have the same network (%s): a difference may be the network's", shown)
+
+    async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
+        """Run oracle (twice), nop and forger on each task that was not proved before on this machine."""
+        settings = _suite(suite)
+        if settings.gate == "off":
+            return []
+        wanted = {info.id for info in tasks}
+        chosen = [task for task in _tasks(settings, base) if task.id in wanted]
+        proofs = await prove_all(chosen, choose(settings.sandbox), cache)
+        refusals: list[Refusal] = []
+        for proof in proofs:
+            refused = refusal(proof, settings.gate)
+            if refused is None and proof.leaks and settings.leak == "refuse":
+                refused = Refusal(proof.task, f"its skill holds constants of its tests: {', '.join(proof.leaks[:5])}")
+            if refused is not None:
+                refusals.append(refused)
+                continue
+            for line in warnings(proof, settings.gate):
+                if settings.leak != "off" or "its skill holds" not in line:
+                    log.warning("%s", line)
+        return refusals
+
+    def work(self, suite: Config, arms: Mapping[str, Config], base: Path) -> Work:
+        """A worker on the driver's event loop: it mostly waits for boxes."""
+        settings = {
+            "suite": suite.model_dump(mode="json"),
+            "arms": {name: arm.model_dump(mode="json") for name, arm in arms.items()},
+            "base": str(base),
+        }
+        return Work("fairtrial.agents.trial:open_worker", settings, mode="async")
+
+    def describe(self, arm: Config) -> Mapping[str, str]:
+        """Agent, skills and network of an arm."""
+        chosen = _arm(arm)
+        agent = open_agent(chosen.agent, Path())
+        always = agent.needs.__qualname__.startswith("Oracle.")
+        skills = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
+        shown = "always: genuine solutions import their scripts" if always else skills[chosen.skills]
+        return {"network": "none", "skills": shown, **agent.describe()}
+
+
+def _suite(suite: Config) -> SuiteSettings:
+    assert isinstance(suite, SuiteSettings)
+    return suite
+
+
+def _arm(arm: Config) -> ArmSettings:
+    assert isinstance(arm, ArmSettings)
+    return arm
+
+
+def _tasks(settings: SuiteSettings, base: Path) -> list[Task]:
+    path = find_suite(settings.id or settings.path or "", base)
+    return load_suite(path, settings.tasks, settings.exclude, settings.limit)
+
+
+async def open_bench(task: Task, sandbox: Sandbox, cache: Path) -> Bench:
+    """Build a task's environment and its verifier's layers, once. Raises UserError for what cannot be built here."""
+    image = await build_image(task, sandbox, cache)
+    tools = await verifier_tools(task, sandbox, cache)
+    manifests = Manifests()
+    await asyncio.to_thread(manifests.of, image.files, remember=True)
+    return Bench(task, image, sandbox, tools, manifests)
+
+
+async def prove_all(tasks: Sequence[Task], sandbox: Sandbox, cache: Path) -> list[Proof]:
+    """A proof for each task, remembered or made now; as many at once as the machine has cores."""
+    proofs = Proofs(cache / "proofs")
+    turn = asyncio.Semaphore(max(1, os.cpu_count() or 1))
+
+    async def one(task: Task, scratch: Scratch) -> Proof:
+        async with turn:
+            if (known := proofs.get(task, sandbox.name)) is not None:
+                return known
+            try:
+                bench = await open_bench(task, sandbox, cache)
+            except (UserError, InfraError) as error:
+                return Proof(task.id, error=f"its environment cannot be built here: {one_line(error)}")
+
+            async def run(name: str) -> tuple[float, float]:
+                return await _gate_run(bench, name, scratch)
+
+            proof = await prove(task, bench.image, sandbox, run)
+            proofs.put(task, sandbox.name, proof)
+            return proof
+
+    with Scratch() as scratch:
+        return list(await asyncio.gather(*(one(task, scratch) for task in tasks)))
+
+
+async def _gate_run(bench: Bench, name: str, scratch: Scratch) -> tuple[float, float]:
+    folder = scratch.folder(f"gate-{name}-{bench.task.id}")
+    clock = SystemClock()
+    timer, started = Timer(clock), clock.monotonic()
+    try:
+        result = await attempt(
+            bench, open_agent(name, Path()), skills="none", folder=folder, trial=f"gate/{bench.task.id}", seed=0,
+            limits=Limits(), meter=Meter(Limits()), timer=timer,
+        )  # fmt: skip
+    finally:
+        await asyncio.to_thread(remove_tree, folder)
+    if name == "oracle" and result.cause:
+        raise InfraError(f"its solution was ended early: {result.message}", cause=result.cause)
+    return result.scores["reward"], clock.monotonic() - started
+
+
+@dataclass(slots=True)
+class AgentWorker:
+    """Runs trials of the kind "agent"."""
+
+    tasks: Mapping[str, Task]
+    arms: Mapping[str, ArmSettings]
+    agents: Mapping[str, Agent]
+    sandbox: Sandbox
+    cache: Path
+    scratch: Scratch
+    _benches: dict[str, asyncio.Task[Bench]] = field(default_factory=dict)
+
+    async def run(self, job: Job, context: TrialContext) -> Record:
+        """Run one trial; its temporary folder is gone when this returns, however it ends."""
+        arm, agent = self.arms[job.key.arm], self.agents[job.key.arm]
+        started = context.clock.now()
+        with context.timer.waiting():
+            bench = await self._bench(job.key.task)
+        folder = self.scratch.folder(str(job.key))
+        try:
+            result = await attempt(
+                bench, agent, skills=arm.skills, folder=folder, trial=str(job.key), seed=job.seed, limits=job.limits,
+                meter=context.meter, timer=context.timer,
+            )  # fmt: skip
+        finally:
+            await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+        return self._record(job, context, result, agent, started)
+
+    async def _bench(self, task: str) -> Bench:
+        """The task's environment, built once however many trials ask for it at the same time."""
+        if task not in self._benches or (self._benches[task].done() and self._benches[task].exception() is not None):
+            self._benches[task] = asyncio.create_task(open_bench(self.tasks[task], self.sandbox, self.cache))
+        try:
+            return await asyncio.shield(self._benches[task])
+        except UserError as error:
+            raise InfraError(one_line(error), cause="environment", retryable=False) from None
+
+    def _record(self, job: Job, context: TrialContext, result: Attempt, agent: Agent, started: Any) -> Record:
+        redactor = Redactor(extra=agent.secrets)
+        put = context.blobs.put
+        flags = result.flags if self.sandbox.isolated else [*result.flags, "not_isolated"]
+        timer = context.timer
+        facts = agent.describe()
+        trajectory = result.trajectory
+        if trajectory is not None:
+            trajectory = Trajectory.model_validate(redactor.value(trajectory.model_dump(mode="json")))
+        return Record(
+            key=job.key,
+            seed=job.seed,
+            outcome=Outcome.FAILED if result.cause else Outcome.SCORED,
+            scores=result.scores,
+            cause=result.cause,
+            message=redactor.text(result.message) if result.message else None,
+            flags=tuple(flags),
+            usage=context.meter.usage,
+            timings=Timings(
+                started=started, wall_s=timer.wall_s, working_s=max(0.0, timer.working_s), waiting_s=timer.waiting_s
+            ),
+            visible=put(result.visible),
+            trajectory=trajectory,
+            artifacts={name: put(redactor.content(blob)) for name, blob in sorted(result.blobs.items())},
+            details=redactor.value(result.details),
+            provenance={"sandbox": self.sandbox.name, **({"files": facts["files"]} if "files" in facts else {})},
+        )
+
+    def failed_scores(self, job: Job) -> dict[str, float]:
+        """Of a trial that was ended before anything could be judged."""
+        return {"reward": 0.0, "strict": 0.0}
+
+    async def close(self) -> None:
+        """Remove all temporary folders."""
+        for bench in self._benches.values():
+            bench.cancel()
+        await asyncio.gather(*self._benches.values(), return_exceptions=True)
+        await asyncio.to_thread(self.scratch.close)
+
+
+def open_worker(settings: Mapping[str, Any]) -> AgentWorker:
+    """The worker of `AgentTrial.work`."""
+    suite = parse(SuiteSettings, settings["suite"], where="suite")
+    base = Path(settings["base"])
+    arms = {name: parse(ArmSettings, arm, where=f'arm "{name}"') for name, arm in settings["arms"].items()}
+    agents = {name: open_agent(arm.agent, base, where=f'arm "{name}": agent') for name, arm in arms.items()}
+    tasks = {task.id: task for task in _tasks(suite, base)}
+    return AgentWorker(tasks, arms, agents, choose(suite.sandbox), cache_folder(), Scratch())

@@ -1,0 +1,261 @@
+"""Judging what an agent left: a second, fresh box, opened when the agent's box is dead.
+
+The box holds the agent's files without anything that a verifier's programs would load by themselves, the tests
+read-only at /tests, an empty /logs and an environment in which nothing of the agent's is on any search path. The
+verdict is read from the box's folder by the driver afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fairtrial.core.errors import InfraError
+from fairtrial.tasks.candidate import Broker
+from fairtrial.tasks.reward import Reward, read_reward
+from fairtrial.tasks.sandbox.api import Box, BoxSpec, End, Execution, Mount, Sandbox
+from fairtrial.tasks.scratch import copy_tree, read_inside, remove_tree
+from fairtrial.tasks.tamper import SYSTEM, planted_autoload
+from fairtrial.tasks.task import Image, Step, Task
+from fairtrial.tasks.visible import Entry, Manifests
+
+HOME = "/logs/home"
+"""The verifier's home: empty, so that no start-up file of the agent's is read."""
+OUTSIDE = frozenset({"logs", "tests", "solution", "runtime"})
+"""Top-level folders of the agent's box that the verifier never sees."""
+_DENIED = ("PYTHON", "LD_", "PYTEST_", "BASH_", "PIP_", "UV_")
+_DETAILS_LIMIT = 256 * 1024
+_KEPT_TESTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a verifier needs besides its tests: read-only layers with programs and Python packages."""
+
+    mounts: tuple[Mount, ...] = ()
+    path: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What an agent left behind, and what its box was made of."""
+
+    files: Path
+    """Host folder of the agent's box; not changed by verification."""
+    before: Mapping[str, Entry]
+    """Its files when the agent started."""
+    mounts: tuple[Mount, ...]
+    """Read-only mounts that the agent had beside the image's (skills): the code that it wrote may use them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on one step."""
+
+    reward: Reward
+    flags: tuple[str, ...]
+    details: dict[str, Any]
+    blobs: dict[str, bytes]
+
+
+async def verify(
+    task: Task, step: Step, image: Image, sandbox: Sandbox, finished: Finished, *, folder: Path, tools: Tools
+) -> Judgement:
+    """Run the verifier of `step` on what the agent left.
+
+    `folder` is an empty host folder for the boxes; the caller removes it. Raises InfraError: cause
+    "verifier_out_of_memory", "verifier_cpu_limit", "verifier_wall_limit", "verifier_disk_limit" or "verifier_crash"
+    when a limit or a signal ended the verifier, "verifier" when it left no valid verdict.
+    """
+    verifier = step.verifier
+    files = folder / "verifier"
+    mounts = (*image.mounts, *finished.mounts, *tools.mounts, Mount(verifier.tests, "/tests"))
+    await asyncio.to_thread(prepare, finished, image, files, mounts)
+    (folder / "broker").mkdir()
+
+    async def candidate_box() -> Box:
+        own = folder / "candidate"
+        await asyncio.to_thread(copy_tree, finished.files, own, leave_out=OUTSIDE)
+        clear_mount_points(own, finished.mounts)
+        return sandbox.box(agent_spec(task, image, own, finished.mounts))
+
+    broker = Broker(candidate_box, folder / "broker", seconds=verifier.timeout_s)
+    shows_sockets = sandbox.isolated
+    if shows_sockets:
+        await broker.start()
+        mounts = (*mounts, broker.mount())
+        asks = broker.env()
+    else:
+        asks = {}
+    spec = BoxSpec(
+        files=files,
+        mounts=mounts,
+        workdir=image.workdir,
+        env=environment(image, tools, verifier.env) | asks,
+        path=search_path(image, tools),
+        network=verifier.network,
+        limits=task.limits,
+    )
+    try:
+        done = await sandbox.box(spec).exec(["/bin/bash", f"/tests/{verifier.script}"], timeout_s=verifier.timeout_s)
+    finally:
+        await broker.stop()
+    return _judged(step, files, done, broker, () if shows_sockets else ("candidate_not_isolated",))
+
+
+def agent_spec(task: Task, image: Image, files: Path, mounts: Sequence[Mount]) -> BoxSpec:
+    """The box that an agent of `task` works in (the caller adds what its agent needs)."""
+    return BoxSpec(
+        files=files,
+        mounts=(*image.mounts, *mounts),
+        workdir=image.workdir,
+        env=image.env,
+        path=image.path,
+        network=task.network,
+        limits=task.limits,
+    )
+
+
+def _judged(step: Step, files: Path, done: Execution, broker: Broker, flags: tuple[str, ...]) -> Judgement:
+    if done.end is not End.EXIT:
+        words = {End.CRASH: f"crashed (signal {-done.exit_code})"}
+        said = words.get(done.end, f"ended by its {done.end.value.replace('_', ' ')}")
+        raise InfraError(f"the verifier was {said}: {_tail(done)}".rstrip(": "), cause=f"verifier_{done.end.value}")
+    try:
+        reward = read_reward(files, step.verifier.tests)
+    except InfraError as error:
+        words = f"{error}; exit code {done.exit_code}: {_tail(done)}".rstrip(": ")
+        raise InfraError(words, cause=error.cause, retryable=error.retryable) from None
+    details: dict[str, Any] = {"exit_code": done.exit_code, "seconds": round(done.wall_s, 3), "source": reward.source}
+    blobs = {"verifier_stdout.txt": done.stdout, "verifier_stderr.txt": done.stderr}
+    for name in ("ctrf.json", "details.json"):
+        try:
+            raw = read_inside(files, f"/logs/verifier/{name}", _DETAILS_LIMIT)
+        except ValueError as error:
+            details[name] = f"not kept: {error}"
+            continue
+        if raw is not None:
+            blobs[name] = raw
+            if (shown := _tests(raw)) is not None:
+                details["tests"] = shown
+    if broker.served or broker.refused:
+        details["candidate"] = {"runs": broker.served, "refused": broker.refused[:5], "ends": broker.ends[:20]}
+    if done.leftover:
+        flags = (*flags, "left_processes_in_verifier")
+    return Judgement(reward, (*reward.flags, *flags), details, {name: blob for name, blob in blobs.items() if blob})
+
+
+def _tail(done: Execution) -> str:
+    text = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace")
+    return " ".join(text.splitlines()[-3:])[-300:]
+
+
+def _tests(raw: bytes) -> list[dict[str, Any]] | None:
+    """Name and status (or score) of each test in a CTRF report or a details.json; None where it is neither."""
+    try:
+        data = json.loads(raw)
+        rows = data["results"]["tests"] if "results" in data else data["checks"]
+        kept: list[dict[str, Any]] = []
+        for row in rows[:_KEPT_TESTS]:
+            shown = {key: row[key] for key in ("name", "status", "score") if key in row}
+            if "detail" in row:
+                shown["detail"] = str(row["detail"])[:200]
+            kept.append(shown)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kept
+
+
+def prepare(finished: Finished, image: Image, files: Path, mounts: Sequence[Mount]) -> None:
+    """Make the verifier's files: the agent's, without what would work on the verifier by itself."""
+    copy_tree(finished.files, files, leave_out=OUTSIDE)
+    for top in SYSTEM:
+        own, original = files / top.strip("/"), image.files / top.strip("/")
+        if own.is_symlink() or own.exists():
+            remove_tree(own)
+        if original.is_symlink():
+            own.symlink_to(original.readlink())
+        elif original.is_dir():
+            copy_tree(original, own)
+    after = Manifests().of(files)
+    homes = home_folders(image)
+    for name in sorted(after):
+        old = finished.before.get(name)
+        if (old is None or old.sha256 != after[name].sha256) and planted_autoload(name, image.workdir, homes):
+            path = files / name.lstrip("/")
+            path.unlink()
+            original = image.files / name.lstrip("/")
+            if original.is_file() and not original.is_symlink():
+                shutil.copy2(original, path)
+    clear_mount_points(files, mounts)
+    for name in ("verifier", "agent", "artifacts", "home"):
+        (files / "logs" / name).mkdir(parents=True)
+
+
+def clear_mount_points(files: Path, mounts: Sequence[Mount]) -> None:
+    """Remove links and files that an agent put where a mount goes, which would redirect or break the mount."""
+    for mount in mounts:
+        path = files
+        parts = PurePosixPath(mount.target).parts[1:]
+        for number, part in enumerate(parts):
+            path = path / part
+            last_file = number == len(parts) - 1 and not mount.source.is_dir()
+            if path.is_symlink() or (path.exists() and path.is_dir() == last_file):
+                remove_tree(path)
+
+
+def home_folders(image: Image) -> tuple[str, ...]:
+    """Where the agent's shells may have looked for a home."""
+    return tuple(dict.fromkeys((image.env.get("HOME", "/root"), "/root")))
+
+
+def environment(image: Image, tools: Tools, own: Mapping[str, str]) -> dict[str, str]:
+    """The verifier's environment: the image's without search paths and start-up hooks, then the task author's."""
+    kept = {name: value for name, value in image.env.items() if name not in ("PATH", "HOME", "ENV")}
+    kept = {name: value for name, value in kept.items() if not name.startswith(_DENIED)}
+    hygiene = {
+        "HOME": HOME,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": "/tests",
+    }
+    return {**hygiene, **kept, **tools.env, **{name: value for name, value in own.items() if name != "PATH"}}
+
+
+def search_path(image: Image, tools: Tools) -> tuple[str, ...]:
+    """Folders before the system's on the verifier's PATH: only such as an agent could not write."""
+    fixed = [mount.target.rstrip("/") for mount in image.mounts if not mount.writable]
+    trusted = [folder for folder in image.path if any(folder == at or folder.startswith(f"{at}/") for at in fixed)]
+    return (*tools.path, *trusted)
+
+
+def passed(step: Step, reward: Reward) -> bool:
+    """Whether the steps after this one are run."""
+    wanted = step.min_reward
+    if wanted is None:
+        return True
+    if isinstance(wanted, Mapping):
+        return all(reward.scores.get(key, float("-inf")) >= value for key, value in wanted.items())
+    return reward.value >= wanted
+
+
+def scores_of(task: Task, rewards: Sequence[Reward]) -> dict[str, float]:
+    """A trial's scores: reward (fractions kept), strict (1 only for a full reward) and the verifier's other numbers.
+
+    Over several steps the reward is the mean of all planned steps, or the last one's; a step that was not reached
+    counts 0.
+    """
+    if len(task.steps) == 1:
+        reward, others = rewards[0].value, rewards[0].scores
+    elif task.step_reward == "final":
+        reward, others = (rewards[-1].value if len(rewards) == len(task.steps) else 0.0), {}
+    else:
+        reward, others = sum(item.value for item in rewards) / len(task.steps), {}
+    return {**others, "reward": reward, "strict": 1.0 if reward == 1.0 else 0.0}
