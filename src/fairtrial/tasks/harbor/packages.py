@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from fairtrial.core.errors import InfraError, UserError
@@ -86,6 +86,13 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+async def held(folder: Path, stack: AsyncExitStack) -> None:
+    """`locked` for coroutines: waits in a thread, is released when `stack` closes."""
+    guard = locked(folder)
+    await asyncio.to_thread(guard.__enter__)
+    stack.callback(guard.__exit__, None, None, None)
 
 
 def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, timeout_s: float) -> None:

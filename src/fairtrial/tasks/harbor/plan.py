@@ -44,7 +44,7 @@ class CopyAction:
 
 @dataclass(frozen=True, slots=True)
 class FolderAction:
-    """A folder to make (WORKDIR)."""
+    """A folder to make (WORKDIR, mkdir, and where a RUN line writes)."""
 
     line: int
     target: str
@@ -317,6 +317,7 @@ class _Reader:
             self.plan.index += install.index
             for name in install.files:
                 self._requirements_file(item, name)
+        self.plan.actions += [FolderAction(item.line, folder) for folder in found.folders]
         if found.script:
             argv = ("/bin/sh", "-c", found.script) if form else (*self.shell, found.script)
             env = {**self.arguments, **self.plan.env}

@@ -13,6 +13,7 @@ from fairtrial.core.ids import check_name
 from fairtrial.core.trial import TaskInfo
 from fairtrial.tasks.harbor.files import folder_digest, read_text, walk
 from fairtrial.tasks.harbor.front import task_md_tables
+from fairtrial.tasks.harbor.requirements import merged, script_installs
 from fairtrial.tasks.harbor.schema import NetworkMode, StepSection, TaskToml, parse_task_toml, strays
 from fairtrial.tasks.sandbox.api import BoxLimits, Network
 from fairtrial.tasks.skill import read_skill, skill_file
@@ -187,7 +188,15 @@ def _verifier(
         timeout_s=own_timeout or section.timeout_sec,
         env=_filled(env, environ, "verifier.env", warnings),
         network=_network(section.network_mode, None, "verifier", warnings) if section.network_mode else "none",
+        packages=_packages(tests / "test.sh", warnings),
     )
+
+
+def _packages(script: Path, warnings: list[str]) -> tuple[str, ...]:
+    """The Python requirements that a test.sh installs."""
+    installs = list(script_installs(read_text(script)))
+    warnings.extend(f"{script.parent.name}/test.sh: {reason}" for install in installs for reason in install.refused)
+    return merged([text for install in installs for text in install.requirements])
 
 
 def _solution(folder: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ _DOWNLOADING_CODE = re.compile(
 )
 _CLEANUP = re.compile(r"(/var/(lib/apt|cache|log)|/root/\.cache|~/\.cache)(/.*)?")
 _PYTHON_NAME = re.compile(r"(?:.*/)?(python3?|pip3?)")
+_FUNCTION = re.compile(r"(?m)^\s*(?:function\s+)?([A-Za-z_]\w*)\s*\(\)")
+_TOP_FOLDER = re.compile(r"(?<![\w./$}~*-])/([A-Za-z0-9_][\w.-]*)/")
+_SYSTEM_FOLDERS = frozenset({"bin", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "tmp", "usr"})
 _VALUED = frozenset({"-o", "-t", "--target-release", "-c", "--option", "--default-release"})
 
 
@@ -53,6 +57,8 @@ class RunPlan:
     installs: list[Install] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    """Absolute paths that have to exist before the script runs: what it makes, and where it writes."""
 
 
 def plan_run(script: str) -> RunPlan:
@@ -60,10 +66,15 @@ def plan_run(script: str) -> RunPlan:
     plan = RunPlan()
     kept: list[tuple[str, str]] = []
     work = False
+    defined = set(_FUNCTION.findall(script))
     for command in split(script):
         text = command.text
-        if command.words and _handled(command, plan):
+        if command.words and command.words[0] not in defined and _handled(command, plan):
             text = _blank(text)
+        elif command.words[:1] == ("mkdir",):
+            simple = _mkdir(command, plan)
+            work = work or not simple
+            text = re.sub(r"\bmkdir\b", "mkdir -p", text, count=1)
         else:
             work = work or _does_something(command)
         kept.append((text, command.after))
@@ -71,7 +82,17 @@ def plan_run(script: str) -> RunPlan:
             plan.refused.append("runs Python code that downloads")
     if work and not plan.refused:
         plan.script = joined(kept)
+        plan.folders += [f"/{name}" for name in _TOP_FOLDER.findall(script) if name not in _SYSTEM_FOLDERS]
+    plan.folders = list(dict.fromkeys(plan.folders))
     return plan
+
+
+def _mkdir(command: Command, plan: RunPlan) -> bool:
+    """Note the folders of a `mkdir`; True when that is all there is to it."""
+    paths = [word for word in command.words[1:] if not word.startswith("-")]
+    literal = [path for path in paths if path.startswith("/") and not set(path) & set("$*?[{~`")]
+    plan.folders += [posixpath.normpath(path) for path in literal]
+    return len(literal) == len(paths) and not command.nested and not set(command.words) & {"-m", "--mode"}
 
 
 def _blank(text: str) -> str:
