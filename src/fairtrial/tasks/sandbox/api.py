@@ -89,6 +89,8 @@ class Execution:
     peak_mb: float | None = None
     leftover: tuple[str, ...] = ()
     """Command lines of processes that were still alive when the program ended (they were killed)."""
+    oom_kills: int = 0
+    """Processes of the box that were killed for memory, also where the program itself went on."""
     truncated: bool = False
     """Output was longer than the limit."""
 
