@@ -36,6 +36,7 @@ def calibrate(
 
 def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     from fairtrial.app.progress import LiveProgress
+    from fairtrial.app.running import base_of
     from fairtrial.studies.calibrate import twin_study
     from fairtrial.studies.runner import execute
     from fairtrial.studies.study import bind, load_study, study_toml
@@ -43,7 +44,7 @@ def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool
     study, _ = load_study(source, overrides)
     twins = twin_study(study)
     progress = LiveProgress(quiet)
-    bound = bind(twins, source.resolve().parent)
+    bound = bind(twins, base_of(source))
     with progress.watching():
         finished = asyncio.run(execute(bound, path, study_toml(twins), progress=progress))
     if finished.interrupted:

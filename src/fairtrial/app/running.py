@@ -36,7 +36,18 @@ def run(study_file: Path, path: Path, overrides: tuple[str, ...], options: Optio
     from fairtrial.studies.study import bind, load_study
 
     study, text = load_study(study_file, overrides)
-    return _execute(bind(study, study_file.resolve().parent), path, text, options)
+    return _execute(bind(study, base_of(study_file)), path, text, options)
+
+
+def base_of(study_file: Path) -> Path:
+    """The folder that relative paths in a study start from; a study.toml inside a run remembers its own."""
+    from fairtrial.store import RunDir
+
+    folder = study_file.resolve().parent
+    if study_file.name == "study.toml" and RunDir.exists(folder):
+        with RunDir.open(folder) as run:
+            return Path(run.manifest["base"])
+    return folder
 
 
 def resume(path: Path, overrides: tuple[str, ...], options: Options) -> int:

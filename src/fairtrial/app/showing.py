@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from fairtrial.app.cli import print_json
 from fairtrial.core.errors import UserError, did_you_mean
-from fairtrial.core.record import Outcome, Record
+from fairtrial.core.record import Outcome, Record, TrialKey
 from fairtrial.core.trajectory import ApiAction, CodeAction, ImageObservation, Item, MessageAction, TextObservation
 from fairtrial.store import RunDir
 
@@ -35,9 +38,9 @@ def show(path: Path, trial: str | None, wanted: Filter, as_json: bool) -> None:
     if match is None:
         raise UserError(f"{trial!r} names no trial: write ARM/TASK#REPEAT, such as control/csv-sales-rollup#0")
     attempt = int(match["attempt"]) if match["attempt"] else None
-    record = run.record(match["arm"], match["task"], int(match["repeat"]), attempt)
+    record = _find(run, match["arm"], match["task"], int(match["repeat"]), attempt)
     if record is None:
-        known = {f"{arm}/{task}#{repeat}" for arm, task, repeat in run.latest()}
+        known = {f"{arm}/{task}#{repeat}" for arm, task, repeat in run.done()}
         raise UserError(f"{path} holds no trial {trial}{did_you_mean(trial, known) if len(known) < 500 else ''}")
     if as_json:
         print_json(record.model_dump(mode="json"))
@@ -48,24 +51,46 @@ def show(path: Path, trial: str | None, wanted: Filter, as_json: bool) -> None:
 def _list(run: RunDir, wanted: Filter, as_json: bool) -> None:
     if wanted.outcome is not None and wanted.outcome not in set(Outcome):
         raise UserError(f'no outcome "{wanted.outcome}"{did_you_mean(wanted.outcome, [str(item) for item in Outcome])}')
-    rows = list(run.rows(arm=wanted.arm, task=wanted.task, outcome=wanted.outcome, limit=wanted.limit))
+    records = [run.get(key) for key in islice(_matching(run, wanted), wanted.limit)]
     if as_json:
-        print_json({"trials": [row.as_dict() for row in rows]})
+        print_json({"trials": [_brief(record) for record in records]})
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, header_style="dim")
+    table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("trial", "outcome", "score", "seconds", "cause", "message"):
         table.add_column(name, overflow="fold", justify="right" if name in ("score", "seconds") else "left")
-    for row in rows:
-        scores = "  ".join(f"{value:.3f}" for name, value in row.scores.items() if name != "strict")
-        seconds = f"{row.wall_s:.2f}" if row.wall_s is not None else ""
-        table.add_row(str(row.key), row.outcome, scores, seconds, row.cause or "", printable(row.message or "", 90))
+    for record in records:
+        scores = "  ".join(f"{value:.3f}" for name, value in record.scores.items() if name != "strict")
+        seconds = f"{record.timings.wall_s:.2f}" if record.timings else ""
+        message = Text(printable(record.message or "", 90))
+        table.add_row(Text(str(record.key)), record.outcome, scores, seconds, record.cause or "", message)
     console = Console()
-    console.print(table, markup=False)
-    if len(rows) == wanted.limit:
+    console.print(table)
+    if len(records) == wanted.limit:
         console.print(f"(first {wanted.limit}; --limit shows more)", style="dim")
+
+
+def _matching(run: RunDir, wanted: Filter) -> Iterator[TrialKey]:
+    for row in run.rows(latest=True):
+        named = (wanted.arm in (None, row.arm)) and (wanted.task in (None, row.task))
+        if named and wanted.outcome in (None, row.outcome):
+            yield TrialKey(arm=row.arm, task=row.task, repeat=row.repeat, attempt=row.attempt)
+
+
+def _find(run: RunDir, arm: str, task: str, repeat: int, attempt: int | None) -> Record | None:
+    if attempt is None:
+        return run.latest(arm, task, repeat)
+    try:
+        return run.get(TrialKey(arm=arm, task=task, repeat=repeat, attempt=attempt))
+    except KeyError:
+        return None
+
+
+def _brief(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json", include={"key", "outcome", "scores", "cause", "message", "timings", "flags"})
 
 
 def _print_record(record: Record) -> None:

@@ -47,6 +47,7 @@ def manifest(bound: BoundStudy, tasks: Sequence[TaskInfo], created: str) -> dict
         "score": bound.score,
         "planned": len(tasks) * bound.study.repeats * len(bound.study.arms),
         "tasks": [{"id": task.id, "digest": task.digest, "family": task.family, "tags": task.tags} for task in tasks],
+        "order": list(bound.study.arms),
         "arms": {name: dict(bound.kind.describe(arm)) for name, arm in bound.arms.items()},
         "machine": {
             "python": platform.python_version(),
@@ -73,7 +74,9 @@ def study_of(manifest: Mapping[str, Any], where: Path) -> tuple[Study, list[Task
             f"{where}: written in run format {manifest.get('format')!r}; this fairtrial reads format {FORMAT}, "
             f"install the version that wrote it ({manifest.get('fairtrial', 'unknown')})"
         )
-    study = parse(Study, manifest["study"], where=f"{where}/manifest.json")
+    stated = dict(manifest["study"])
+    stated["arms"] = {name: stated["arms"][name] for name in manifest["order"]}
+    study = parse(Study, stated, where=f"{where}/manifest.json")
     tasks = [
         TaskInfo(task["id"], task["digest"], task.get("family"), tuple(task.get("tags", ())))
         for task in manifest["tasks"]

@@ -26,7 +26,7 @@ OUTCOMES = {
 def forest(result: StudyResult) -> str:
     """Effects against the control: every task as a dot, the estimate as a diamond with its interval."""
     effects = [effect for effect in result.effects if effect.estimate is not None]
-    figure, axes = _figure(8.4, 0.9 + 0.72 * len(effects))
+    figure, axes = _figure(8.4, 1.0 + 0.95 * len(effects))
     for row, effect in enumerate(reversed(effects)):
         _forest_row(axes, row, effect)
     axes.axvline(0, color=INK, linewidth=1)
@@ -46,11 +46,11 @@ def _forest_row(axes: Axes, row: int, effect: EffectResult) -> None:
     for value in sorted(effect.differences.values()):
         stack = seen[round(value, 2)] = seen.get(round(value, 2), -1) + 1
         xs.append(value)
-        ys.append(row - 0.16 - 0.022 * min(stack, 11))
-    axes.scatter(xs, ys, s=13, color=colour, alpha=0.35, linewidths=0)
+        ys.append(row - 0.1 - 0.045 * min(stack, 9))
+    axes.scatter(xs, ys, s=16, color=colour, alpha=0.4, linewidths=0)
     if effect.ci is not None:
-        axes.plot(effect.ci, [row + 0.12] * 2, color=colour, linewidth=3, solid_capstyle="butt")
-    axes.plot([effect.estimate], [row + 0.12], marker="D", markersize=8, color=colour, markeredgecolor="white")
+        axes.plot(effect.ci, [row + 0.14] * 2, color=colour, linewidth=3, solid_capstyle="butt")
+    axes.plot([effect.estimate], [row + 0.14], marker="D", markersize=8, color=colour, markeredgecolor="white")
 
 
 def outcome_mix(result: StudyResult) -> str:

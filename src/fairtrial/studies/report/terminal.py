@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan"
 
 def print_result(result: StudyResult, page: Path | None, console: Console | None = None) -> None:
     """Print a study's result on standard output."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     console.print()
     console.print(Text(result.title, style="bold"))
     if result.question:
@@ -56,22 +57,25 @@ def _effects(result: StudyResult) -> Table:
 
 
 def _arms(result: StudyResult) -> Table:
-    spent = any(arm.tokens or arm.cost_usd for arm in result.arms)
+    """Arms with one denominator; a column that would be empty for every arm is left out."""
+    columns: dict[str, list[str]] = {
+        "arm": [arm.name + (" (control)" if arm.control else "") for arm in result.arms],
+        result.score: [number(arm.mean) for arm in result.arms],
+        "interval": [interval(arm.ci) for arm in result.arms],
+        "planned": [str(arm.mix.planned) for arm in result.arms],
+    }
+    for outcome in ("scored", "failed", "errored", "skipped", "missing"):
+        counts = [int(getattr(arm.mix, outcome)) for arm in result.arms]
+        if any(counts):
+            columns[outcome] = [str(count or "-") for count in counts]
+    columns["time"] = [seconds(arm.working_s) for arm in result.arms]
+    if any(arm.tokens for arm in result.arms):
+        columns["tokens"] = [f"{arm.tokens:,}" for arm in result.arms]
+    if any(arm.cost_usd for arm in result.arms):
+        columns["cost"] = [money(arm.cost_usd) for arm in result.arms]
     table = Table(box=None, header_style="dim", pad_edge=False)
-    columns = ["arm", result.score, "interval", "planned", "scored", "failed", "errored", "skipped", "missing", "time"]
-    for name in columns + (["tokens", "cost"] if spent else []):
+    for name in columns:
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-    for arm in result.arms:
-        mix = arm.mix
-        row = [
-            arm.name + (" (control)" if arm.control else ""),
-            number(arm.mean),
-            interval(arm.ci),
-            *(
-                str(count or "-")
-                for count in (mix.planned, mix.scored, mix.failed, mix.errored, mix.skipped, mix.missing)
-            ),
-            seconds(arm.working_s),
-        ]
-        table.add_row(*row, *([f"{arm.tokens:,}", money(arm.cost_usd)] if spent else []))
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
