@@ -27,7 +27,8 @@ from fairtrial.tasks.harbor.shims import shims_folder
 from fairtrial.tasks.sandbox.api import Mount, Sandbox
 from fairtrial.tasks.task import Image, Step, Task
 
-_VERSION = 1
+_VERSION = 2
+"""Of the way images are built; part of their key."""
 LAYERS = "/opt/packages"
 """Where boxes see Python packages: one folder for each layer."""
 SHIMS = "/opt/shims"

@@ -155,6 +155,8 @@ def _settings(plan: ImagePlan, environment: EnvironmentSection) -> None:
     if environment.skills_dir is not None and environment.skills_dir.startswith("/"):
         plan.skill_dirs.append(posixpath.normpath(environment.skills_dir))
     plan.skill_dirs = list(dict.fromkeys(plan.skill_dirs)) or list(DEFAULT_SKILL_DIRS)
+    # Boxes show /etc and /usr read-only: a place to mount on has to be there, empty, in every arm.
+    plan.actions += [FolderAction(0, item) for item in plan.skill_dirs if item.startswith(("/etc/", "/usr/"))]
     plan.notes = list(dict.fromkeys(plan.notes))
     plan.problems = list(dict.fromkeys(plan.problems))
 

@@ -142,6 +142,7 @@ def _skip_bodies(script: str, index: int, pending: list[tuple[bool, str, bool]])
 
 
 def _words(text: str) -> list[str]:
+    text = text.replace("\\\n", " ")
     found: list[str] = []
     start = index = 0
     while index <= len(text):
@@ -160,8 +161,6 @@ def _words(text: str) -> list[str]:
 
 
 def _bare(word: str) -> str:
-    if word == "\\":
-        return ""
     if "$(" in word or "`" in word:
         return word
     try:
