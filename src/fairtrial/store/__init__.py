@@ -48,9 +48,12 @@ Checking and leaving:
 from __future__ import annotations
 
 from fairtrial.store.blobs import BlobStore
+from fairtrial.store.export import export_jsonl, export_parquet
 from fairtrial.store.queries import ArmSummary, Done, Mean, Row, ScoreRow, Totals
 from fairtrial.store.recovery import Recovery
 from fairtrial.store.rundir import RunDir
+from fairtrial.store.unpack import UnpackLimits, unpack
+from fairtrial.store.verify import Problem, Reindexed, reindex, verify
 from fairtrial.store.writer import RunWriter
 
 __all__ = [
@@ -58,10 +61,18 @@ __all__ = [
     "BlobStore",
     "Done",
     "Mean",
+    "Problem",
     "Recovery",
+    "Reindexed",
     "Row",
     "RunDir",
     "RunWriter",
     "ScoreRow",
     "Totals",
+    "UnpackLimits",
+    "export_jsonl",
+    "export_parquet",
+    "reindex",
+    "unpack",
+    "verify",
 ]

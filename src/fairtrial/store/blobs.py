@@ -25,7 +25,7 @@ class BlobStore:
 
     def __init__(
         self, root: Path, redactor: Redactor | None = None, *, max_bytes: int = MAX_BLOB, disk: Disk | None = None
-    ):
+    ) -> None:
         self.root, self.max_bytes = Path(root), max_bytes
         self._redactor, self._disk = redactor or Redactor(), disk or Disk()
         self._known: set[str] = set()

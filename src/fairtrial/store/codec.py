@@ -1,4 +1,4 @@
-"""Codec: a record as one line of JSON and back. Keys sorted, defaults left out, secrets redacted, large strings in blobs.
+"""Codec: a record as one line of JSON and back. Keys sorted, defaults left out, secrets redacted.
 
 A string of more than 64 kB is replaced by `{"$blob": {"sha256": ..., "size": ...}}` and comes back on reading. A key
 of the user's that looks like that mark gets one more `$` on disk.

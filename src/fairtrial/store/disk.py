@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from fairtrial.core.errors import LockedError, StorageError, UserError
@@ -24,7 +24,7 @@ TEMPORARY = ".tmp-"
 
 
 @contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
+def storing(path: Path) -> Generator[None]:
     """Turn every OSError inside into a StorageError that names `path`, the reason and what to do."""
     try:
         yield

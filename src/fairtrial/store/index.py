@@ -1,14 +1,14 @@
-"""The index: one SQLite row for each attempt, so that summaries read no segment. A cache: rebuilt from segments at will.
+"""The index: one SQLite row for each attempt, so that summaries read no segment. A cache, rebuilt at will.
 
-The driver is its only writer (WAL, `BEGIN IMMEDIATE`). Names are interned in order of appearance, which keeps the rows of a run
-together on a few pages while it is appended to; the view `attempts` shows them spelled out.
+The driver is its only writer (WAL, `BEGIN IMMEDIATE`). Names are interned in order of appearance, which keeps the rows
+of a run together on a few pages while it is appended to; the view `attempts` shows them spelled out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from fairtrial.store.frames import Frame
 FILE = "index.db"
 VERSION = 1
 _APPLICATION = 0x46545231
-OUTCOMES = tuple(Outcome)
+OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
 _SCHEMA = """
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, indexed INTEGER NOT NULL);
@@ -43,6 +43,9 @@ CREATE VIEW attempts AS SELECT
   FROM trials JOIN names a ON a.id = arm JOIN names t ON t.id = task LEFT JOIN names c ON c.id = cause
   JOIN segments s ON s.id = segment;
 """
+_INSERT = "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_HIGHEST = "SELECT max(attempt) FROM trials WHERE arm = ? AND task = ? AND repeat = ?"
+_MARK_LATEST = "UPDATE trials SET latest = (attempt = ?4) WHERE arm = ?1 AND task = ?2 AND repeat = ?3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ class Entry:
 
 def entry(value: Mapping[str, Any]) -> Entry:
     """The entry of a record's JSON. Raises KeyError, TypeError or ValueError where it is no record."""
-    key, usage, timings = value["key"], value.get("usage") or {}, value.get("timings")
-    spent = [usage.get(name, 0) for name in ("calls", "input_tokens", "output_tokens", "cached_tokens")]
+    key, timings = value["key"], value.get("timings")
+    usage = cast("dict[str, Any]", value.get("usage") or {})
     when = (None, 0.0, 0.0, 0.0)
     if timings is not None:
         started = datetime.fromisoformat(timings["started"]).timestamp()
@@ -83,14 +86,20 @@ def entry(value: Mapping[str, Any]) -> Entry:
         int(key.get("attempt", 1)),
         Outcome(value["outcome"]).value,
         value.get("cause"),
-        (int(spent[0]), int(spent[1]), int(spent[2]), int(spent[3]), float(usage.get("cost_usd", 0.0))),
+        (
+            int(usage.get("calls", 0)),
+            int(usage.get("input_tokens", 0)),
+            int(usage.get("output_tokens", 0)),
+            int(usage.get("cached_tokens", 0)),
+            float(usage.get("cost_usd", 0.0)),
+        ),
         when,
         {str(name): float(score) for name, score in scores.items()},
     )
 
 
 @contextlib.contextmanager
-def indexing(path: Path) -> Iterator[None]:
+def indexing(path: Path) -> Generator[None]:
     """Turn SQLite's errors inside into LockedError, StorageError or CorruptError, in one line that says what to do."""
     try:
         yield
@@ -182,21 +191,24 @@ class Index:
                 raise
         return repeated
 
+    def mark(self, segment: str, end: int) -> None:
+        """Say that a segment holds nothing more to index before offset `end`."""
+        with indexing(self.path):
+            self.db.execute("UPDATE segments SET indexed = max(indexed, ?) WHERE name = ?", (end, segment))
+
     def _insert(self, one: Entry, place: tuple[int, int, int, int]) -> bool:
         key = (self._name(one.arm), self._name(one.task), one.repeat, one.attempt)
         cause = self._name(one.cause) if one.cause else None
         row = (*key, 1, OUTCOMES.index(Outcome(one.outcome)), cause, *one.usage, *one.timings, *place)
-        marks = ",".join("?" * len(row))
-        if self.db.execute(f"INSERT OR IGNORE INTO trials VALUES ({marks})", row).rowcount != 1:
+        if self.db.execute(_INSERT, row).rowcount != 1:
             return False
         self.db.executemany(
             "INSERT INTO scores VALUES (?,?,?,?,?,?)",
             [(self._name(name), *key, value) for name, value in one.scores.items()],
         )
-        same = "arm = ?1 AND task = ?2 AND repeat = ?3"
-        highest = self.db.execute(f"SELECT max(attempt) FROM trials WHERE {same}", key[:3]).fetchone()[0]
+        highest = self.db.execute(_HIGHEST, key[:3]).fetchone()[0]
         if highest > 1:
-            self.db.execute(f"UPDATE trials SET latest = (attempt = ?4) WHERE {same}", (*key[:3], highest))
+            self.db.execute(_MARK_LATEST, (*key[:3], highest))
         return True
 
     def _name(self, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,14 +89,14 @@ class ArmSummary:
     spent: Totals
 
 
-_SPENT = (
-    "count(*), sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(cost_usd),"
-    " total(wall_s), total(working_s), total(waiting_s)"
+_SPENT_BY_ARM = (
+    "SELECT arm, count(*), sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens), total(cost_usd),"
+    " total(wall_s), total(working_s), total(waiting_s) FROM trials GROUP BY arm ORDER BY arm"
 )
 
 
-def _totals(row: tuple[Any, ...]) -> Totals:
-    attempts, calls, read, written, cached, cost, wall, working, waiting = (value or 0 for value in row)
+def _totals(row: Sequence[Any]) -> Totals:
+    attempts, calls, read, written, cached, cost, wall, working, waiting = row
     usage = Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost)
     return Totals(attempts, usage, wall, working, waiting)
 
@@ -117,11 +117,11 @@ class Queries:
 
     def segments(self) -> dict[str, int]:
         """Segment name -> the offset up to which it is indexed."""
-        return {name: end for name, end in self._all("SELECT name, indexed FROM segments")}
+        return dict(self._all("SELECT name, indexed FROM segments"))
 
     def names(self) -> dict[int, str]:
         """Interned id -> name."""
-        return {number: name for number, name in self._all("SELECT id, name FROM names")}
+        return dict(self._all("SELECT id, name FROM names"))
 
     def done(self) -> dict[tuple[str, str, int], Done]:
         """The latest attempt of every trial that has one."""
@@ -167,9 +167,10 @@ class Queries:
 
     def rows(self, *, latest: bool) -> Iterator[Row]:
         """Every attempt (or every trial's latest), grouped by arm, then task."""
-        name, segment = self.names(), {}
+        name = self.names()
         with indexing(self.path):
-            segment = dict(self.db.execute("SELECT id, name FROM segments"))
+            segment: dict[int, str] = dict(self.db.execute("SELECT id, name FROM segments"))
+            row: tuple[Any, ...]
             for row in self.db.execute("SELECT * FROM trials WHERE ? = 0 OR latest", (int(latest),)):
                 calls, read, written, cached, cost = row[7:12]
                 yield Row(
@@ -181,8 +182,11 @@ class Queries:
                     OUTCOMES[row[5]],
                     name.get(row[6]),
                     Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost),
-                    *row[12:16],
-                    Place(segment[row[16]], *row[17:20]),
+                    row[12],
+                    row[13],
+                    row[14],
+                    row[15],
+                    Place(segment[row[16]], row[17], row[18], row[19]),
                 )
 
     def score_names(self) -> list[str]:
@@ -218,15 +222,16 @@ class Queries:
             outcomes.setdefault(arm, dict.fromkeys(Outcome, 0))[OUTCOMES[outcome]] = count
         scores: dict[int, dict[str, Mean]] = {}
         for arm, score, count, mean in self._all(
-            "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t USING (arm, task, repeat, attempt)"
-            " WHERE t.latest GROUP BY v.arm, v.score"
+            "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t"
+            " USING (arm, task, repeat, attempt) WHERE t.latest GROUP BY v.arm, v.score"
         ):
             scores.setdefault(arm, {})[name[score]] = Mean(count, mean)
         return [
             ArmSummary(name[arm], sum(outcomes[arm].values()), outcomes[arm], scores.get(arm, {}), _totals(spent))
-            for arm, *spent in self._all(f"SELECT arm, {_SPENT} FROM trials GROUP BY arm ORDER BY arm")
+            for arm, *spent in self._all(_SPENT_BY_ARM)
         ]
 
     def totals(self) -> Totals:
         """Spending over all attempts."""
-        return _totals(self._all(f"SELECT {_SPENT} FROM trials")[0])
+        arms = [row[1:] for row in self._all(_SPENT_BY_ARM)]
+        return _totals([sum(column) for column in zip(*arms, strict=True)] if arms else [0] * 5 + [0.0] * 4)

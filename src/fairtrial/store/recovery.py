@@ -29,7 +29,7 @@ class Recovery:
     """Durable records that the index did not know."""
     torn_bytes: int = 0
     """Cut off from unfinished writes; never acknowledged."""
-    set_aside: list[str] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list[str])
     """Files that now hold a damaged tail which was no plain unfinished write."""
     rebuilt: str | None = None
     """Why the index was built anew, if it was."""
@@ -129,7 +129,7 @@ def fill(index: Index, path: Path, start: int = 0) -> tuple[int, int]:
 
 
 def entries_of(path: Path, start: int = 0) -> Iterator[tuple[Frame, list[Entry]]]:
-    """The entries of every good frame of a segment from `start`; frames whose lines are no records are passed over."""
+    """The entries of every good frame of a segment from `start`; what is no frame of records is passed over."""
     for frame in scan(path, start):
         if isinstance(frame, Frame):
             try:

@@ -36,9 +36,11 @@ _FOLDERS = (FOLDER, BLOBS, "report")
 class RunDir:
     """A run directory, for reading. Use from one thread; close it, or use it as a context manager."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, redactor: Redactor | None = None, disk: Disk | None = None
+    ) -> None:
         self.path = path
-        self.blobs = BlobStore(path / BLOBS, redactor)
+        self.blobs = BlobStore(path / BLOBS, redactor, disk=disk)
         self._queries = Queries(db, path / indexes.FILE)
         self._last: tuple[tuple[str, int], list[bytes]] = (("", -1), [])
 
@@ -249,7 +251,7 @@ def _writer(path: Path, lock: Lock, redactor: Redactor, disk: Disk, writer: str,
     index, found = recovery.recover(path, disk)
     with contextlib.ExitStack() as undo:
         undo.callback(index.close)
-        run = RunDir(path, snapshot.read_only(path), redactor)
+        run = RunDir(path, snapshot.read_only(path), redactor, disk)
         opened = RunWriter(run, index, lock, redactor, found, writer=writer, disk=disk, roll_bytes=roll_bytes)
         undo.pop_all()
     return opened

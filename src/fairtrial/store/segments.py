@@ -1,4 +1,4 @@
-"""Segments: files of frames with one writer each, and SHA256SUMS, the digests of everything that will not change again."""
+"""Segments: files of frames with one writer each, and SHA256SUMS, the digests of what will not change again."""
 
 from __future__ import annotations
 

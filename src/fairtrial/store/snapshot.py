@@ -19,7 +19,7 @@ def connect(root: Path) -> sqlite3.Connection:
     """A connection that answers for every good frame of the segments. Changes nothing on disk."""
     db: sqlite3.Connection | None = None
     with contextlib.suppress(sqlite3.DatabaseError, OSError):
-        db = _sound(root)
+        db = sound(root)
     if db is None:
         return _in_memory(root, None)
     indexed = dict(db.execute("SELECT name, indexed FROM segments"))
@@ -44,7 +44,7 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
     return db
 
 
-def _sound(root: Path) -> sqlite3.Connection:
+def sound(root: Path) -> sqlite3.Connection:
     """The index as it is on disk. Raises sqlite3.DatabaseError or OSError where it cannot be used."""
     path = root / indexes.FILE
     with path.open("rb") as file:

@@ -44,7 +44,7 @@ class _Ticket:
 
 
 class RunWriter:
-    """The one writer of a run directory, from `RunDir.create` or `RunDir.open_writer`. Close it, or use it in `with`."""
+    """The one writer of a run directory, from `RunDir.create` or `RunDir.open_writer`. Close it, or use `with`."""
 
     def __init__(
         self,
