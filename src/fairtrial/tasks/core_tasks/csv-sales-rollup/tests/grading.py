@@ -17,6 +17,7 @@ from pathlib import Path
 APP = Path("/app")
 LOGS = Path("/logs/verifier")
 OUTPUT_LIMIT = 900_000
+MAX_DEPTH = 50
 
 
 class Refused(Exception):
@@ -76,11 +77,22 @@ def parse_json(text, name):
         return found
 
     try:
-        return json.loads(text, parse_float=finite, parse_constant=constant, object_pairs_hook=unique)
+        value = json.loads(text, parse_float=finite, parse_constant=constant, object_pairs_hook=unique)
     except RecursionError:
         raise Refused(f"{name}: nested too deeply") from None
     except ValueError as error:
         raise Refused(f"{name}: not valid JSON ({shown(str(error))})") from None
+    level, depth = [value], 0
+    while level := [part for parent in level if isinstance(parent, dict | list) for part in children(parent)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise Refused(f"{name}: nested too deeply")
+    return value
+
+
+def children(parent):
+    """What an object or list holds."""
+    return parent.values() if isinstance(parent, dict) else parent
 
 
 def load_json(path, limit=1_000_000):
