@@ -13,6 +13,7 @@ from fairtrial.core.clock import Timer
 from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.trajectory import ApiAction, CodeAction, Item, MessageAction, Trajectory
+from fairtrial.tasks.harbor.image import VerifierTools
 from fairtrial.tasks.reward import Reward
 from fairtrial.tasks.sandbox.api import Box, BoxSpec, Execution, Mount, Sandbox
 from fairtrial.tasks.scratch import copy_tree, read_inside, remove_tree
@@ -21,7 +22,6 @@ from fairtrial.tasks.task import Image, Step, Task
 from fairtrial.tasks.verify import (
     Finished,
     Judgement,
-    Tools,
     agent_spec,
     clear_mount_points,
     home_folders,
@@ -43,7 +43,8 @@ class Bench:
     task: Task
     image: Image
     sandbox: Sandbox
-    tools: Tools
+    tools: Mapping[str, VerifierTools]
+    """By step."""
     manifests: Manifests
 
 
@@ -148,7 +149,7 @@ async def attempt(
             _collect(result, task, files, step, run)
             finished = Finished(files, before, shown)
             judgement = await verify(
-                task, step, image, bench.sandbox, finished, folder=_folder(folder, number), tools=bench.tools
+                task, step, image, bench.sandbox, finished, folder=_folder(folder, number), tools=bench.tools[step.name]
             )
             await asyncio.to_thread(remove_tree, folder / f"step-{number}")
         steps.append(_noted(result, step, run, tamper, judgement))

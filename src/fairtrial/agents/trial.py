@@ -25,6 +25,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.tasks.gate import Proof, Proofs, Rule, prove, refusal, warnings
+from fairtrial.tasks.harbor.image import build_image, verifier_tools
 from fairtrial.tasks.sandbox.api import Sandbox
 from fairtrial.tasks.sandbox.choose import choose
 from fairtrial.tasks.scratch import Scratch, remove_tree
@@ -162,7 +163,7 @@ def _tasks(settings: SuiteSettings, base: Path) -> list[Task]:
 async def open_bench(task: Task, sandbox: Sandbox, cache: Path) -> Bench:
     """Build a task's environment and its verifier's layers, once. Raises UserError for what cannot be built here."""
     image = await build_image(task, sandbox, cache)
-    tools = await verifier_tools(task, sandbox, cache)
+    tools = {step.name: await verifier_tools(task, step, image, cache) for step in task.steps}
     manifests = Manifests()
     await asyncio.to_thread(manifests.of, image.files, remember=True)
     return Bench(task, image, sandbox, tools, manifests)

@@ -46,7 +46,7 @@ Try = Callable[[str], Awaitable[tuple[float, float]]]
 """Runs the gate agent of that name ("oracle", "nop", "forger") and returns (reward, seconds)."""
 
 
-async def prove(task: Task, image: Image, sandbox: Sandbox, run: Try, *, twice_below_s: float = 10.0) -> Proof:
+async def prove(task: Task, image: Image, sandbox: Sandbox, run: Try, *, twice_below_s: float = 3.0) -> Proof:
     """Run oracle, nop and forger on a task. The oracle runs twice where that is cheap: a flaky verifier shows."""
     if any(step.solution is None for step in task.steps):
         return Proof(task.id, error="it has no solution/solve.sh, so nothing proves that it can be solved")

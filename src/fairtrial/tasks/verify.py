@@ -11,14 +11,15 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fairtrial.core.errors import InfraError
 from fairtrial.tasks.candidate import Broker
+from fairtrial.tasks.harbor.image import VerifierTools
 from fairtrial.tasks.reward import Reward, read_reward
-from fairtrial.tasks.sandbox.api import Box, BoxSpec, End, Execution, Mount, Sandbox
+from fairtrial.tasks.sandbox.api import Box, BoxLimits, BoxSpec, End, Execution, Mount, Sandbox
 from fairtrial.tasks.scratch import copy_tree, read_inside, remove_tree
 from fairtrial.tasks.tamper import SYSTEM, planted_autoload
 from fairtrial.tasks.task import Image, Step, Task
@@ -29,17 +30,9 @@ HOME = "/logs/home"
 OUTSIDE = frozenset({"logs", "tests", "solution", "runtime"})
 """Top-level folders of the agent's box that the verifier never sees."""
 _DENIED = ("PYTHON", "LD_", "PYTEST_", "BASH_", "PIP_", "UV_")
+_DEATHS = {End.OUT_OF_MEMORY: "ran out of memory", End.CRASH: "crashed", End.DISK_LIMIT: "wrote too much"}
 _DETAILS_LIMIT = 256 * 1024
 _KEPT_TESTS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a verifier needs besides its tests: read-only layers with programs and Python packages."""
-
-    mounts: tuple[Mount, ...] = ()
-    path: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,7 @@ class Judgement:
 
 
 async def verify(
-    task: Task, step: Step, image: Image, sandbox: Sandbox, finished: Finished, *, folder: Path, tools: Tools
+    task: Task, step: Step, image: Image, sandbox: Sandbox, finished: Finished, *, folder: Path, tools: VerifierTools
 ) -> Judgement:
     """Run the verifier of `step` on what the agent left.
 
@@ -75,7 +68,7 @@ async def verify(
     """
     verifier = step.verifier
     files = folder / "verifier"
-    mounts = (*image.mounts, *finished.mounts, *tools.mounts, Mount(verifier.tests, "/tests"))
+    mounts = (*tools.mounts, *finished.mounts, Mount(verifier.tests, "/tests"))
     await asyncio.to_thread(prepare, finished, image, files, mounts)
     (folder / "broker").mkdir()
 
@@ -106,7 +99,7 @@ async def verify(
         done = await sandbox.box(spec).exec(["/bin/bash", f"/tests/{verifier.script}"], timeout_s=verifier.timeout_s)
     finally:
         await broker.stop()
-    return _judged(step, files, done, broker, () if shows_sockets else ("candidate_not_isolated",))
+    return _judged(step, files, done, task.limits, broker, () if shows_sockets else ("candidate_not_isolated",))
 
 
 def agent_spec(task: Task, image: Image, files: Path, mounts: Sequence[Mount]) -> BoxSpec:
@@ -122,11 +115,13 @@ def agent_spec(task: Task, image: Image, files: Path, mounts: Sequence[Mount]) -
     )
 
 
-def _judged(step: Step, files: Path, done: Execution, broker: Broker, flags: tuple[str, ...]) -> Judgement:
-    if done.end is not End.EXIT:
-        words = {End.CRASH: f"crashed (signal {-done.exit_code})"}
-        said = words.get(done.end, f"ended by its {done.end.value.replace('_', ' ')}")
-        raise InfraError(f"the verifier was {said}: {_tail(done)}".rstrip(": "), cause=f"verifier_{done.end.value}")
+def _judged(
+    step: Step, files: Path, done: Execution, limits: BoxLimits, broker: Broker, flags: tuple[str, ...]
+) -> Judgement:
+    end = _end(done, limits)
+    if end is not End.EXIT:
+        said = _DEATHS.get(end, f"was ended by its {end.value.replace('_', ' ')}")
+        raise InfraError(f"the verifier {said}: {_tail(done)}".rstrip(": "), cause=f"verifier_{end.value}")
     try:
         reward = read_reward(files, step.verifier.tests)
     except InfraError as error:
@@ -149,6 +144,15 @@ def _judged(step: Step, files: Path, done: Execution, broker: Broker, flags: tup
     if done.leftover:
         flags = (*flags, "left_processes_in_verifier")
     return Judgement(reward, (*reward.flags, *flags), details, {name: blob for name, blob in blobs.items() if blob})
+
+
+def _end(done: Execution, limits: BoxLimits) -> End:
+    """How the verifier ended; a limit that took one of its children is its own, whatever its script made of it."""
+    if done.end is not End.EXIT:
+        return done.end
+    if done.oom_kills:
+        return End.OUT_OF_MEMORY
+    return End.CPU_LIMIT if limits.cpu_s is not None and done.cpu_s >= limits.cpu_s else End.EXIT
 
 
 def _tail(done: Execution) -> str:
@@ -175,10 +179,10 @@ def _tests(raw: bytes) -> list[dict[str, Any]] | None:
 def prepare(finished: Finished, image: Image, files: Path, mounts: Sequence[Mount]) -> None:
     """Make the verifier's files: the agent's, without what would work on the verifier by itself."""
     copy_tree(finished.files, files, leave_out=OUTSIDE)
-    for top in SYSTEM:
-        own, original = files / top.strip("/"), image.files / top.strip("/")
-        if own.is_symlink() or own.exists():
-            remove_tree(own)
+    for at in restored(image):
+        clear_mount_points(files, [Mount(image.files, at)])
+        own, original = files / at.lstrip("/"), image.files / at.lstrip("/")
+        remove_tree(own)
         if original.is_symlink():
             own.symlink_to(original.readlink())
         elif original.is_dir():
@@ -215,25 +219,41 @@ def home_folders(image: Image) -> tuple[str, ...]:
     return tuple(dict.fromkeys((image.env.get("HOME", "/root"), "/root")))
 
 
-def environment(image: Image, tools: Tools, own: Mapping[str, str]) -> dict[str, str]:
-    """The verifier's environment: the image's without search paths and start-up hooks, then the task author's."""
-    kept = {name: value for name, value in image.env.items() if name not in ("PATH", "HOME", "ENV")}
+def environment(image: Image, tools: VerifierTools, own: Mapping[str, str]) -> dict[str, str]:
+    """The verifier's environment: the image's without search paths and start-up hooks, then the task author's.
+
+    Of a PYTHONPATH only folders remain that an agent could not write.
+    """
+    kept = {name: value for name, value in tools.env.items() if name not in ("PATH", "HOME", "ENV")}
+    packages = [entry for entry in kept.get("PYTHONPATH", "").split(":") if entry and _fixed(entry, tools.mounts)]
     kept = {name: value for name, value in kept.items() if not name.startswith(_DENIED)}
     hygiene = {
         "HOME": HOME,
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": "/tests",
+        "PYTHONPATH": ":".join(["/tests", *packages]),
     }
-    return {**hygiene, **kept, **tools.env, **{name: value for name, value in own.items() if name != "PATH"}}
+    return {**hygiene, **kept, **{name: value for name, value in own.items() if name != "PATH"}}
 
 
-def search_path(image: Image, tools: Tools) -> tuple[str, ...]:
-    """Folders before the system's on the verifier's PATH: only such as an agent could not write."""
-    fixed = [mount.target.rstrip("/") for mount in image.mounts if not mount.writable]
-    trusted = [folder for folder in image.path if any(folder == at or folder.startswith(f"{at}/") for at in fixed)]
-    return (*tools.path, *trusted)
+def search_path(image: Image, tools: VerifierTools) -> tuple[str, ...]:
+    """Folders before the system's on the verifier's PATH: only such as hold nothing of the agent's."""
+    return tuple(at for at in tools.path if _fixed(at, tools.mounts) or at in restored(image))
+
+
+def restored(image: Image) -> tuple[str, ...]:
+    """Writable folders whose content is put back to the image's: the system's, and those on the image's PATH."""
+    work = PurePosixPath(image.workdir)
+    mine = [at.rstrip("/") for at in image.path if not _fixed(at, image.mounts)]
+    # A folder that the agent is meant to work in cannot be put back: it is left off the PATH instead.
+    return (*(at.rstrip("/") for at in SYSTEM), *(at for at in mine if at and not work.is_relative_to(at)))
+
+
+def _fixed(folder: str, mounts: Sequence[Mount]) -> bool:
+    """Whether `folder` of the box lies in a read-only mount."""
+    path = PurePosixPath(folder)
+    return any(not mount.writable and path.is_relative_to(mount.target) for mount in mounts)
 
 
 def passed(step: Step, reward: Reward) -> bool:
