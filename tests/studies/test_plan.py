@@ -21,6 +21,7 @@ def study(**changes: object) -> Study:
         "title": "t",
         "kind": "planted",
         "suite": {"n": 60},
+        "limits": {"calls": 9},
         "repeats": 3,
         "arms": {"a": {"control": True}, "b": {}, "c": {}},
     }

@@ -8,7 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -165,50 +165,42 @@ class _Run:
         self.progress.started(self.planned, self.done)
         engine = registry.load("engines", self.bound.study.engine.id)(clock=self.clock)
         work = self.bound.kind.work(self.bound.suite, self.bound.arms, self.bound.base)
-        last = False
+        single = False
         with self._signals():
             while self.todo and not self.interrupts:
                 before = len(self.todo)
-                options = self.options.model_copy(update={"attempts": 1}) if last else self.options
-                self.stream = engine.run(self._jobs(last), work, options, self.writer.blobs)
+                options = self.options.model_copy(update={"attempts": 1}) if single else self.options
+                self.stream = engine.run(self._jobs(options.attempts), work, options, self.writer.blobs)
                 async for record in self.stream:
-                    await self._keep(record)
+                    await self._keep(record, options.attempts)
                 self.budget.release_all()
                 if len(self.todo) == before:
-                    if last or self.budget.exhausted():
+                    if single:
                         break
-                    last = True
-                else:
-                    last = False
+                    single = True  # too little is left for all attempts of a trial, perhaps enough for one
         out = bool(self.todo) and not self.interrupts
         if out:
             await self._skip_rest()
         return Finished(self.writer.run.path, self.planned, self.ran, bool(self.interrupts), out)
 
-    def _jobs(self, last: bool) -> Iterator[Job]:
-        """Pending trials as jobs, while the budget lets them start; with `last`, a single one with all that is left."""
+    def _jobs(self, attempts: int) -> Iterator[Job]:
+        """Pending trials as jobs, as long as the budget covers the worst that they can cost."""
         while self.todo and not self.interrupts:
-            key, limits = self.todo[0], self.bound.study.limits
-            left = max(1, self.options.attempts - key.attempt + 1)
-            granted = (
-                self.budget.admit_last(key.trial, limits)
-                if last
-                else self.budget.admit(key.trial, limits, left, self.options.in_flight)
-            )
-            if granted is None:
+            key = self.todo[0]
+            if not self.budget.admit(key.trial, self.bound.study.limits, max(1, attempts - key.attempt + 1)):
                 return
             self.todo.popleft()
-            yield replace(self._job(key), limits=granted)
-            if last:
-                return
+            yield self._job(key)
 
     def _job(self, key: TrialKey) -> Job:
         study = self.bound.study
-        return Job(key, seed(study.seed, key.task, key.repeat, "sampling"), study.seed)
+        return Job(key, seed(study.seed, key.task, key.repeat, "sampling"), study.seed, study.limits)
 
-    async def _keep(self, record: Record) -> None:
+    async def _keep(self, record: Record, attempts: int = 1) -> None:
         await self.writer.append(record)
         self.budget.book(record)
+        if record.outcome is not Outcome.ERRORED or record.key.attempt >= attempts:
+            self.budget.release(record.key.trial)
         self.ran += 1
         self.progress.record(record)
 

@@ -101,6 +101,12 @@ class Study(Config):
             raise ValueError(f"several control arms ({', '.join(controls)}): put `control = true` on exactly one")
         if len(self.arms) < 2:
             raise ValueError("a control arm alone compares nothing: add at least one other arm")
+        for name in Limits.model_fields:
+            if getattr(self.budget, name) is not None and getattr(self.limits, name) is None:
+                raise ValueError(
+                    f"budget.{name} needs limits.{name} beside it: the most that one trial may use, so that no trial is "
+                    "cut short because others were expensive"
+                )
         if (k := max(self.analysis.pass_k, default=1)) > self.repeats or min(self.analysis.pass_k, default=1) < 1:
             raise ValueError(f"analysis.pass_k: k must be between 1 and repeats = {self.repeats} (got {k})")
         return self

@@ -1,0 +1,81 @@
+"""Regenerate the command transcripts of the README and the docs, or check that they are still what the commands print.
+
+A transcript is a fenced block right after a marker: `<!-- transcript: fairtrial run ... -->`. All transcripts of one
+file run in order in one scratch folder that holds links to recipes/ and examples/. `--check` compares with durations,
+digests and machine facts masked, and exits 1 with the difference.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"(<!-- transcript: (?P<command>[^\n]+) -->\n```text\n)(?P<body>.*?)(```)", re.DOTALL)
+_MASKS = (
+    (re.compile(r"\b\d[\d,.]*\s?(s|ms|min|h)\b"), "TIME"),
+    (re.compile(r"\b[0-9a-f]{16,64}\b"), "DIGEST"),
+    (re.compile(r"\b\d+\.\d{2}\b(?=\s*$|\s{2,})", re.MULTILINE), "SECONDS"),
+    (re.compile(r"[ \t]+"), " "),
+)
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command prints (standard output, then the lines of standard error that are not progress)."""
+    environment = {**os.environ, "NO_COLOR": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    text = f"$ {command}\n" + done.stdout + done.stderr
+    lines = [line.rstrip() for line in text.splitlines() if not line.startswith(("Proving the verifiers", " trials"))]
+    lines = [line for line in lines if not re.fullmatch(r"\d+ trials.*", line)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def masked(text: str) -> list[str]:
+    """Lines with what may differ between two runs taken out."""
+    for pattern, mark in _MASKS:
+        text = pattern.sub(mark, text)
+    return [line.strip() for line in text.splitlines()]
+
+
+def refreshed(path: Path) -> str:
+    """A file's text with every transcript run again."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in ("recipes", "examples"):
+            if (ROOT / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        return _BLOCK.sub(
+            lambda block: block.group(1) + run(block["command"], folder) + block.group(4), path.read_text("utf-8")
+        )
+
+
+def main() -> int:
+    """Rewrite the files, or with --check compare them."""
+    check, stale = "--check" in sys.argv[1:], 0
+    for path in FILES:
+        before = path.read_text("utf-8")
+        if not _BLOCK.search(before):
+            continue
+        after = refreshed(path)
+        if not check:
+            path.write_text(after, "utf-8")
+            print(f"{path.relative_to(ROOT)}: {len(_BLOCK.findall(after))} transcripts")
+        elif masked(before) != masked(after):
+            stale += 1
+            name = str(path.relative_to(ROOT))
+            print("\n".join(difflib.unified_diff(masked(before), masked(after), name, "what the commands print now", n=1)))
+    if stale:
+        print(f"{stale} files are out of date: run scripts/transcripts.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
