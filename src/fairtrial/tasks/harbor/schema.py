@@ -6,6 +6,7 @@ genuine files carry them; below `[metadata]` everything is allowed.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +20,7 @@ NetworkMode = Literal["public", "no-network", "allowlist"]
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
 _UNITS = {"": 1 / 1024**2, "k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2}
-_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?(/\d{1,3})?")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"(\d+)(?:\.(\d+)){0,2}")
 
 
@@ -32,10 +33,15 @@ def megabytes(text: Any) -> int:
     return max(1, round(size))
 
 
-def _host(text: str) -> str:
-    if "://" in text or not _HOST.fullmatch(text):
-        raise ValueError('must be a host name, "*.name", an address or a CIDR range, without scheme or path')
-    return text
+def _host(text: Any) -> str:
+    if not isinstance(text, str) or not _HOST.fullmatch(text):
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except (ValueError, TypeError):
+            raise ValueError(
+                'must be a host name, "*.name", an address or a CIDR range, without scheme or path'
+            ) from None
+    return str(text)
 
 
 def _version(value: Any) -> Any:
