@@ -1,4 +1,4 @@
-"""Bounded capture of a program's output: the head and the tail are kept, the middle of what is longer is dropped and marked."""
+"""Bounded capture of a program's output: head and tail are kept, the middle of what is longer is dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 1 << 16
 class Capture:
     """Reads one pipe on the event loop. Memory stays within about twice the limit, however much is printed."""
 
-    def __init__(self, fd: int, limit: int):
+    def __init__(self, fd: int, limit: int) -> None:
         self.fd, self.limit, self.total = fd, limit, 0
         self._head = bytearray()
         self._tail: deque[bytes] = deque()

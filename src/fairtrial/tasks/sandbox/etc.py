@@ -1,4 +1,4 @@
-"""The constructed /etc of a box: accounts, name lookup and the harmless tables that programs expect; nothing of the host's.
+"""The constructed /etc of a box: accounts, name lookup and the harmless tables that programs expect.
 
 It is built once per user and content under the temporary folder and shown read-only. Only files that every user of the
 host may read are copied, and only from the list below, so keys and passwords cannot get in.
@@ -27,17 +27,25 @@ _WRITTEN = {
     "group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost box\n::1 localhost ip6-localhost\n",
     "hostname": "box\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "profile": "PS1='$ '\n",
     "shells": "/bin/sh\n/bin/bash\n",
 }
-_LAYOUT = "1"
+_LAYOUT = "2"
 
 
 @cache
 def etc_folder(network: str) -> Path:
     """The host folder that is shown as /etc in boxes with this network."""
     resolver = _resolver() if network == "public" else ""
+    folder = private_folder() / f"etc-{_digest(resolver)}"
+    if not folder.is_dir():
+        _build(folder, resolver)
+    return folder
+
+
+def private_folder() -> Path:
+    """A folder of this user's under the temporary folder. Raises InfraError where somebody else made it."""
     private = Path(tempfile.gettempdir()) / f"fairtrial-{os.geteuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
     found = private.lstat()
@@ -47,10 +55,7 @@ def etc_folder(network: str) -> Path:
             cause="sandbox",
             retryable=False,
         )
-    folder = private / f"etc-{_digest(resolver)}"
-    if not folder.is_dir():
-        _build(folder, resolver)
-    return folder
+    return private
 
 
 def _digest(resolver: str) -> str:
@@ -80,14 +85,14 @@ def _build(folder: Path, resolver: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what everybody may read; links stay links (they lead into the read-only system), other kinds are left out."""
+    """Copy what everybody may read; links stay links (they lead into the system), other kinds are left out."""
     try:
         found = source.lstat()
     except OSError:
         return
     if stat.S_ISLNK(found.st_mode):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(os.readlink(source))
+        target.symlink_to(source.readlink())
     elif stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IROTH:
         target.mkdir(parents=True, exist_ok=True)
         for child in sorted(source.iterdir()):

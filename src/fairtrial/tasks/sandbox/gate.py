@@ -1,10 +1,10 @@
 """The small shell program that runs inside every isolated box as the parent of the program that was asked for.
 
 A box's own init reports "killed by signal 9" and "exit 137" as the same number. So the parent stops itself (SIGSTOP)
-before the program starts: it can never collect the program's exit status, which therefore stays in the kernel as a zombie
-where the driver, outside, reads the truth. It also makes nothing run before the driver has set the limits: the future
-program writes to a socket (the kernel tells the driver its real process id) and waits for the answer; if the driver is
-dead by then, it ends.
+before the program starts: it can never collect the program's exit status, which therefore stays with the kernel, in a
+zombie, where the driver reads the truth from outside. It also makes nothing run before the driver has set the limits:
+the future program writes to a socket (the kernel tells the driver its real process id) and waits for the answer; if the
+driver is dead by then, it ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Python that programs in a box get as `python3` and `python`, and what of this installation they must not see.
 
 fairtrial ships tasks with their solutions and skills, so neither its package, its checkout nor the environment that it
-is installed in may be readable from a box. An interpreter outside /usr (pyenv, conda, uv) is shown under /.python and not
+is installed in may be readable from a box. An interpreter outside /usr (pyenv, conda, uv) is shown under /.python, not
 at its own path, which often lies in a home folder: only the executable and its libraries, with its site-packages empty.
 """
 
@@ -11,15 +11,18 @@ import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
+Step = tuple[Literal["ro", "tmpfs", "symlink"], str, str]
+"""(kind, target, source) of a `layout.Place`."""
 PREFIX = "/.python"
 BIN = f"{PREFIX}/bin"
 SHARED = f"{PREFIX}/shared"
 """Holds nothing but a link to libpython, for LD_LIBRARY_PATH where the interpreter needs one."""
 
 
-def python_places(base_prefix: str) -> list[tuple[str, str, str]]:
-    """(kind, target, source) of the places that make `python3` and `python` work in a box."""
+def python_places(base_prefix: str) -> list[Step]:
+    """The steps that make `python3` and `python` work in a box."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     names = ("python", "python3", f"python{version}")
     base = Path(base_prefix).resolve()
@@ -27,14 +30,17 @@ def python_places(base_prefix: str) -> list[tuple[str, str, str]]:
     if executable is None:
         return []
     if base.is_relative_to("/usr"):
-        return [("symlink", f"{BIN}/{name}", str(executable)) for name in names]
-    places = [("ro", f"{PREFIX}/lib", str(base / "lib"))]
+        links: list[Step] = [("symlink", f"{BIN}/{name}", str(executable)) for name in names]
+        return links
+    places: list[Step] = [("ro", f"{PREFIX}/lib", str(base / "lib"))]
     libraries = base / "lib"
     packages = [path for path in libraries.glob("python3*/*-packages") if not path.parent.is_symlink()]
     ours = [root for root in hidden_roots(libraries) if not any(path in (root, *root.parents) for path in packages)]
-    places += [("tmpfs", f"{PREFIX}/lib/{path.relative_to(libraries)}", "") for path in sorted([*packages, *ours])]
+    for path in sorted([*packages, *ours]):
+        places.append(("tmpfs", f"{PREFIX}/lib/{path.relative_to(libraries)}", ""))
     places.append(("ro", f"{BIN}/python{version}", str(executable)))
-    places += [("symlink", f"{BIN}/{name}", f"python{version}") for name in names[:2]]
+    for name in names[:2]:
+        places.append(("symlink", f"{BIN}/{name}", f"python{version}"))
     if (library := shared_library(base_prefix)) is not None:
         places.append(("symlink", f"{SHARED}/{library}", f"../lib/{library}"))
     return places
@@ -63,7 +69,7 @@ def _executable(base: Path, version: str) -> Path | None:
 
 @cache
 def hidden_roots(visible: Path) -> tuple[Path, ...]:
-    """Folders below `visible` that would show fairtrial: its package, checkout and environment, or packages beside it."""
+    """Folders below `visible` that would show fairtrial: package, checkout, environment, packages beside it."""
     package = Path(__file__).resolve().parents[2]
     roots = {package}
     if package.parent.name == "src":

@@ -1,15 +1,16 @@
 """What a box's file system is made of, as a list of places that each backend renders in its own way.
 
-System folders of the host are read-only; `/etc` is constructed (`etc.py`), never the host's; `/proc`, `/dev`, `/tmp` and
-`/run` are the box's own; there is no `/home`, and `/root` is `files/root`. Everything writable comes from `spec.files`.
-The root itself is read-only, so a program that writes where nothing would be kept is told so instead of losing data.
+System folders of the host are read-only; `/etc` is constructed (`etc.py`), never the host's; `/proc`, `/dev`, `/tmp`
+and `/run` are the box's own; there is no `/home`, and `/root` is `files/root`. All that is writable and kept comes from
+`spec.files`. The root itself is read-only, so a program that writes where nothing would be kept is told so instead of
+losing data.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from fairtrial.tasks.sandbox.interpreter import BIN, PREFIX, SHARED, hidden_root
 Kind = Literal["ro", "bind", "tmpfs", "symlink", "proc", "dev", "freeze"]
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_SHARED = ("usr", "etc")
 _PRIVATE = ("tmp", "run")
 _RESERVED = frozenset({"proc", "dev", "sys", PREFIX.strip("/"), *_ROOT_FOLDERS})
 _MOST_SIBLINGS = 200
@@ -46,23 +48,35 @@ def plan(spec: BoxSpec) -> tuple[Place, ...]:
     Raises InfraError (not retryable) where the writable files cannot be laid over the read-only system.
     """
     prepare_files(spec)
+    etc = etc_folder(spec.network)
     scratch = spec.limits.disk_mb
+    mounts = [_mounted(mount) for mount in spec.mounts]
     places = [
         *system(),
-        Place("ro", "/etc", str(etc_folder(spec.network))),
+        Place("ro", "/etc", str(etc)),
         Place("proc", "/proc"),
         Place("dev", "/dev"),
         *(Place("tmpfs", f"/{name}", size_mb=scratch) for name in _PRIVATE if not (spec.files / name).is_dir()),
     ]
     if not (spec.files / "var").exists():
-        places += [Place("symlink", "/var/tmp", "/tmp")]  # noqa: S108 - inside the box
-    places += writable(spec)
-    places += [_mounted(spec, mount, places) for mount in spec.mounts]
+        places.append(Place("symlink", "/var/tmp", "/tmp"))  # noqa: S108 - inside the box
+    places += _writable(spec)
+    for name, base in (("usr", Path("/usr")), ("etc", etc)):
+        leaves = dict(_leaves(spec.files / name, base, (name,))) if _is_folder(spec.files / name) else {}
+        for place in mounts:
+            parts = PurePosixPath(place.target).parts[1:]
+            if parts[0] == name and not any(parts[:depth] in leaves for depth in range(1, len(parts))):
+                leaves[parts] = place
+        places += _laid(base, (name,), leaves)
+    for place in mounts:
+        if place not in places:
+            _make_mount_point(place, places)
+            places.append(place)
     places.append(Place("freeze", "/"))
     return tuple(places)
 
 
-def environment(spec: BoxSpec, extra: dict[str, str] | None = None) -> dict[str, str]:
+def environment(spec: BoxSpec, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The whole environment of a program in the box."""
     fixed = {
         "PATH": ":".join((*spec.path, BIN, *SYSTEM_PATH)),
@@ -81,7 +95,7 @@ def prepare_files(spec: BoxSpec) -> None:
     """Make the writable folder, its home and its working folder where they are missing."""
     (spec.files / "root").mkdir(parents=True, exist_ok=True)
     parts = PurePosixPath(spec.workdir).parts[1:]
-    if not parts or parts[0] in _RESERVED or parts[0] in ("usr", "etc", *_PRIVATE):
+    if not parts or parts[0] in _RESERVED or parts[0] in (*_SHARED, *_PRIVATE):
         return
     if any(PurePosixPath(spec.workdir).is_relative_to(mount.target) for mount in spec.mounts):
         return
@@ -99,11 +113,7 @@ def make_inside(root: Path, inner: str, *, folder: bool) -> Path:
         path = path / part
         last = index == len(parts) - 1
         if path.is_symlink() or (path.exists() and not last and not path.is_dir()):
-            raise InfraError(
-                f'the box cannot show "/{inner}": "{part}" in its writable files is a link or a file, not a folder',
-                cause="sandbox",
-                retryable=False,
-            )
+            raise _impossible(f'"/{inner}": "{part}" in its writable files is a link or a file, not a folder')
         if not path.exists():
             if last and not folder:
                 path.touch()
@@ -119,7 +129,7 @@ def system() -> tuple[Place, ...]:
     for name in _ROOT_FOLDERS:
         host = Path("/") / name
         if host.is_symlink():
-            places.append(Place("symlink", str(host), os.readlink(host)))
+            places.append(Place("symlink", str(host), str(host.readlink())))
         elif host.is_dir():
             places.append(Place("ro", str(host), str(host)))
     places += [Place("tmpfs", str(root)) for root in hidden_roots(Path("/usr"))]
@@ -128,66 +138,79 @@ def system() -> tuple[Place, ...]:
     return tuple(places)
 
 
-def writable(spec: BoxSpec) -> Iterator[Place]:
-    """Where each top-level entry of the writable files goes; those under /usr and /etc are laid over the system's."""
+def _writable(spec: BoxSpec) -> Iterator[Place]:
+    """Where each top-level entry of the writable files goes, save those that are laid over /usr and /etc."""
     with os.scandir(spec.files) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         target = f"/{entry.name}"
         if entry.name in _RESERVED:
-            raise InfraError(
-                f'the box cannot have writable files in "{target}": it belongs to the system; put them into /usr/local or /opt',
-                cause="sandbox",
-                retryable=False,
-            )
-        if entry.name == "usr" and entry.is_dir(follow_symlinks=False):
-            yield from _merge(Path(entry.path), Path("/usr"), target)
-        elif entry.name == "etc" and entry.is_dir(follow_symlinks=False):
-            yield from _merge(Path(entry.path), etc_folder(spec.network), target)
-        elif entry.is_symlink():
-            yield Place("symlink", target, os.readlink(entry.path))
-        else:
+            raise _impossible(f'writable files in "{target}": it is a system folder; use /usr/local or /opt')
+        if entry.is_symlink():
+            yield Place("symlink", target, str(Path(entry.path).readlink()))
+        elif entry.name not in _SHARED:
             yield Place("bind", target, entry.path)
 
 
-def _merge(over: Path, base: Path, target: str) -> Iterator[Place]:
-    """Lay the tree `over` (writable) on the folder `base` (read-only, already shown at `target`), as deep as needed."""
-    entries = {entry.name: Path(entry.path) for entry in os.scandir(over)}
-    rebuilt = {name for name, path in entries.items() if not _fits(path, base / name)}
+def _leaves(over: Path, base: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Place]]:
+    """What of the writable tree `over` is to be shown over the read-only folder `base`, as deep as both are folders."""
+    for path in sorted(over.iterdir()):
+        here = (*parts, path.name)
+        target = "/" + "/".join(here)
+        if path.is_symlink():
+            yield here, Place("symlink", target, str(path.readlink()))
+        elif path.is_dir() and _is_folder(base / path.name):
+            yield from _leaves(path, base / path.name, here)
+        else:
+            yield here, Place("bind", target, str(path))
+
+
+def _laid(base: Path, parts: tuple[str, ...], leaves: dict[tuple[str, ...], Place]) -> Iterator[Place]:
+    """Lay `leaves` on the folder `base`, read-only and already shown at `parts`.
+
+    A place to mount on cannot be made in a read-only folder, so one that lacks it is built again from its entries.
+    """
+    depth = len(parts)
+    groups: dict[str, dict[tuple[str, ...], Place]] = {}
+    for where, place in leaves.items():
+        groups.setdefault(where[depth], {})[where] = place
+    rebuilt = {name for name, group in groups.items() if not _fits(group.get((*parts, name)), base / name)}
+    target = "/" + "/".join(parts)
     if rebuilt:
-        siblings = sorted(os.listdir(base))
+        siblings = sorted(path.name for path in base.iterdir())
         if len(siblings) > _MOST_SIBLINGS:
-            raise InfraError(
-                f'the box cannot add "{sorted(rebuilt)[0]}" to {target}, a system folder of {len(siblings)} entries; '
-                "put it into /usr/local or /opt",
-                cause="sandbox",
-                retryable=False,
-            )
+            new = f"{target}/{sorted(rebuilt)[0]}"
+            raise _impossible(f'"{new}": its folder has {len(siblings)} entries of the system; use /usr/local or /opt')
         yield Place("tmpfs", target)
         for name in siblings:
             if name not in rebuilt:
                 yield from _shown(base / name, f"{target}/{name}")
-    for name, path in sorted(entries.items()):
-        if path.is_symlink():
-            yield Place("symlink", f"{target}/{name}", os.readlink(path))
-        elif name not in rebuilt and path.is_dir():
-            yield from _merge(path, base / name, f"{target}/{name}")
+    for name, group in sorted(groups.items()):
+        if name in rebuilt or (*parts, name) in group:
+            yield from group.values()
         else:
-            yield Place("bind", f"{target}/{name}", str(path))
+            yield from _laid(base / name, (*parts, name), group)
     if rebuilt:
         yield Place("freeze", target)
 
 
-def _fits(over: Path, base: Path) -> bool:
-    """Whether `over` can be mounted on or merged with what the system has there."""
-    if over.is_symlink() or base.is_symlink():
+def _fits(place: Place | None, base: Path) -> bool:
+    """Whether what goes here (None: only things below) can be mounted on what the system has there."""
+    if place is None:
+        return _is_folder(base)
+    if place.kind == "symlink" or base.is_symlink():
         return False
-    return (over.is_dir() and base.is_dir()) or (over.is_file() and base.is_file())
+    source = Path(place.source)
+    return (source.is_dir() and base.is_dir()) or (source.is_file() and base.is_file())
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _shown(host: Path, target: str) -> Iterator[Place]:
     if host.is_symlink():
-        yield Place("symlink", target, os.readlink(host))
+        yield Place("symlink", target, str(host.readlink()))
     else:
         yield Place("ro", target, str(host))
         for root in hidden_roots(Path("/usr")):
@@ -195,16 +218,26 @@ def _shown(host: Path, target: str) -> Iterator[Place]:
                 yield Place("tmpfs", str(PurePosixPath(target) / root.relative_to(host)))
 
 
-def _mounted(spec: BoxSpec, mount: Mount, places: list[Place]) -> Place:
-    """The place of one extra mount; its mount point inside writable files is made first, never through a link."""
-    if not mount.source.exists():
-        raise InfraError(f"the box cannot show {mount.source}: it does not exist", cause="sandbox", retryable=False)
+def _mounted(mount: Mount) -> Place:
     target = PurePosixPath(mount.target)
     if not target.is_absolute() or ".." in target.parts or len(target.parts) < 2:
-        raise InfraError(f'a mount needs an absolute path in the box, not "{target}"', cause="sandbox", retryable=False)
-    for place in reversed(places):
-        if place.kind == "bind" and target != PurePosixPath(place.target) and target.is_relative_to(place.target):
-            inner = str(target.relative_to(place.target))
-            make_inside(Path(place.source), inner, folder=mount.source.is_dir())
-            break
+        raise _impossible(f'a mount at "{target}": it needs an absolute path')
+    if target.parts[1] in _RESERVED:
+        raise _impossible(f'a mount at "{target}": /{target.parts[1]} is the system\'s')
+    if not mount.source.exists():
+        raise _impossible(f"{mount.source}: it does not exist")
     return Place("bind" if mount.writable else "ro", str(target), str(mount.source.resolve()))
+
+
+def _make_mount_point(place: Place, earlier: Sequence[Place]) -> None:
+    """Where `place` lies inside writable files, make what it is mounted on; never through a link that is in there."""
+    target = PurePosixPath(place.target)
+    for other in reversed(earlier):
+        if other.kind == "bind" and target != PurePosixPath(other.target) and target.is_relative_to(other.target):
+            inner = str(target.relative_to(other.target))
+            make_inside(Path(other.source), inner, folder=Path(place.source).is_dir())
+            return
+
+
+def _impossible(what: str) -> InfraError:
+    return InfraError(f"the box cannot have {what}", cause="sandbox", retryable=False)

@@ -77,7 +77,7 @@ def _has_children_files() -> bool:
 
 def _children(pid: int) -> list[int]:
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names only, and often
     except OSError:
         return []
     found: list[int] = []
@@ -89,7 +89,7 @@ def _children(pid: int) -> list[int]:
 def _descendants_by_parent(pid: int) -> list[int]:
     """For kernels without the children files: one pass over all processes of the machine."""
     below: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit() and (one := stat(int(name))) is not None:
             below.setdefault(one.parent, []).append(one.pid)
     found, queue = [], [pid]

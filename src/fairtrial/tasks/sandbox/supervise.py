@@ -1,4 +1,4 @@
-"""Runs one program in one box to its end: starts it behind the gate, sets limits, captures, watches, and ends every process.
+"""Runs one program in one box to its end: starts it behind the gate, limits, captures, watches, ends every process.
 
 Nothing is polled: the program's end and the box's end are pidfds on the event loop. Whatever happens (cancellation
 included) the function returns only when the box's init, and with it every process of the box, is dead.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import os
 import resource
 import signal
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairtrial.core.errors import InfraError
@@ -35,65 +35,114 @@ class Launch:
     """An isolated box, ready to be started."""
 
     argv: Sequence[str]
-    """The outer command, ending in `gate.command(...)`."""
+    """The outer command; it inherits the gate as descriptor 3 and `plan` as descriptor 4."""
+    plan: bytes
+    """What the outer command is to read (kept off its command line, which programs in the box could read)."""
     limits: BoxLimits
     disk: Disk | None
     name: str
     """Of the sandbox, for messages."""
+    quiet: bool = False
+    """The outer command chatters: keep its stderr apart from the program's, which it finds as descriptor 5."""
 
 
 async def run(launch: Launch, stdin: bytes, timeout_s: float | None) -> Execution:
     """Run the launch's program. Raises InfraError(cause="sandbox") when the box does not come up."""
-    running = _Running(launch, stdin)
     try:
-        await running.begin()
-        return await running.finish(timeout_s)
-    finally:
-        await asyncio.shield(asyncio.ensure_future(running.destroy()))
-
-
-def spawn(argv: Sequence[str], stdin: bytes, env: dict[str, str], gate_end: int | None) -> tuple[int, int, int]:
-    """Start a host process in a new session; (pid, its stdout, its stderr).
-
-    It inherits these and the gate and nothing else: every other descriptor of Python is close-on-exec.
-    """
-    out_read, out_write = os.pipe()
-    err_read, err_write = os.pipe()
-    given = _input(stdin)
-    wanted = [given, out_write, err_write, *([] if gate_end is None else [gate_end])]
-    high = [os.dup(fd) if fd > gate.FD else _above(fd) for fd in wanted]
-    actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)]
-    try:
-        pid = os.posix_spawn(
-            argv[0],
-            list(argv),
-            env,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ],
-        )
+        running = _Running(launch, stdin)
+        try:
+            await running.begin()
+            return await running.finish(timeout_s)
+        finally:
+            await _surely(running.destroy())
     except OSError as error:
-        os.close(out_read)
-        os.close(err_read)
-        raise InfraError(f"{argv[0]} cannot be started: {error}", cause="sandbox", retryable=False) from error
-    finally:
-        for fd in (*high, given, out_write, err_write):
-            os.close(fd)
+        raise InfraError(f"the {launch.name} box failed: {error}", cause="sandbox") from error
+
+
+async def _surely(ending: Coroutine[None, None, None]) -> None:
+    """Wait for `ending` even if this task is cancelled, once or more, meanwhile."""
+    task = asyncio.ensure_future(ending)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+def spawn(
+    argv: Sequence[str], stdin: bytes, env: Mapping[str, str], inherited: Sequence[int], own_stderr: int | None = None
+) -> tuple[int, int, int]:
+    """Start a host process in a new session; (pid, the program's stdout, its stderr).
+
+    `inherited` become its descriptors 3, 4 ...; it gets no other, also none that this process was itself given. With
+    `own_stderr` the process writes its own messages there and finds the program's stderr as the last descriptor.
+    """
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as after:
+
+        def own(stack: contextlib.ExitStack, fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        out_read, out_write = os.pipe()
+        undo.callback(os.close, out_read)
+        after.callback(os.close, out_write)
+        err_read, err_write = os.pipe()
+        undo.callback(os.close, err_read)
+        after.callback(os.close, err_write)
+        given = own(after, _input(stdin))
+        wanted = [given, out_write, err_write, *inherited]
+        if own_stderr is not None:
+            wanted = [given, out_write, own_stderr, *inherited, err_write]
+        high = [own(after, _above(fd)) for fd in wanted]
+        actions: list[tuple[int, int, int] | tuple[int, int]] = [
+            (os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)
+        ]
+        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd >= len(high)]
+        try:
+            pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                env,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            raise InfraError(f"{argv[0]} cannot be started: {error}", cause="sandbox", retryable=False) from error
+        undo.pop_all()
     return pid, out_read, err_read
 
 
 def _above(fd: int) -> int:
-    import fcntl
-
+    """A copy of `fd` that no number of the new process can collide with."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+
+
+def _inheritable() -> list[int]:
+    """Descriptors that a program started now would get: those that this process was given, and careless libraries'."""
+    found: list[int] = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only, and often
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def _input(data: bytes) -> int:
     """A descriptor to read `data` from, with nobody needed to feed it."""
     if not data:
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    return in_memory(data)
+
+
+def in_memory(data: bytes) -> int:
+    """A descriptor of an unnamed file with this content, at its start."""
+    fd = os.memfd_create("fairtrial", os.MFD_CLOEXEC)
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -104,17 +153,21 @@ def _input(data: bytes) -> int:
 class _Running:
     """One execution, from the gate to the grave."""
 
-    def __init__(self, launch: Launch, stdin: bytes):
+    def __init__(self, launch: Launch, stdin: bytes) -> None:
         self.launch, self.limits = launch, launch.limits
         self.loop = asyncio.get_running_loop()
         self.gate, inner = gate.pair()
-        try:
-            self.outer, out, err = spawn(launch.argv, stdin, {}, inner.fileno())
-        except BaseException:
-            self.gate.close()
-            raise
-        finally:
-            inner.close()
+        self.said = in_memory(b"")
+        with inner, contextlib.ExitStack() as undo:
+            undo.callback(self.gate.close)
+            plan = in_memory(launch.plan)
+            undo.callback(os.close, self.said)
+            try:
+                own = self.said if launch.quiet else None
+                self.outer, out, err = spawn(launch.argv, stdin, {}, (inner.fileno(), plan), own)
+            finally:
+                os.close(plan)
+            undo.pop_all()
         kept = launch.limits.output_kb << 10
         self.out, self.err = Capture(out, kept), Capture(err, kept)
         self.pidfds: list[int] = []
@@ -172,7 +225,7 @@ class _Running:
 
     async def _failed_to_start(self) -> None:
         await self.destroy()
-        said = " ".join(self.err.value().decode(errors="replace").split()) or "no message"
+        said = " ".join((self.diagnosis + self.err.value()).decode(errors="replace").split()) or "no message"
         raise InfraError(f"the {self.launch.name} box did not start: {said}", cause="sandbox")
 
     def _limit(self) -> None:
@@ -227,6 +280,7 @@ class _Running:
             cpu_s=cpu_s,
             peak_mb=self.group_peak_mb or self._sampled_peak_mb(),
             leftover=leftover,
+            oom_kills=self.oom_kills,
             truncated=self.out.truncated or self.err.truncated,
         )
 
@@ -245,7 +299,7 @@ class _Running:
         if self.oom_kills and code != 0:
             return End.OUT_OF_MEMORY
         cap = self.limits.cpu_s
-        if cap is not None and (cpu_s >= cap + 0.5 or (code in (-signal.SIGXCPU, -signal.SIGKILL) and cpu_s >= cap)):
+        if cap is not None and cpu_s >= cap and code != 0:
             return End.CPU_LIMIT
         if code == -signal.SIGXFSZ and self.limits.file_mb is not None:
             return End.DISK_LIMIT
@@ -303,6 +357,8 @@ class _Running:
         self.gate.close()
         await self.outer_dead
         _, self.status, self.usage = os.wait4(self.outer, 0)
+        self.diagnosis = os.pread(self.said, 4096, 0)
+        os.close(self.said)
         for capture in (self.out, self.err):
             capture.drain()
             capture.close()
@@ -321,7 +377,7 @@ def _rlimits(limits: BoxLimits, *, grouped: bool) -> list[tuple[int, tuple[int, 
     found = [(resource.RLIMIT_CORE, (0, 0))]
     if limits.cpu_s is not None:
         seconds = max(1, math.ceil(limits.cpu_s))
-        found.append((resource.RLIMIT_CPU, (seconds, seconds + 1)))
+        found.append((resource.RLIMIT_CPU, (seconds + 1, seconds + 2)))
     if limits.file_mb is not None:
         found.append((resource.RLIMIT_FSIZE, (limits.file_mb << 20, limits.file_mb << 20)))
     if not grouped:

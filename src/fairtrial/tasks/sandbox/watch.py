@@ -24,13 +24,13 @@ _FORKS_S = 0.1
 class Disk:
     """Growth of a folder against a baseline. Scans only when cheap counters say that it can have grown."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.baseline_mb = folder_mb(folder)
         self._free_mb = self._free()
 
     def may_have_grown(self, mb: float, written_mb: float = 0.0) -> bool:
-        """False where neither the file system's free space nor what was written allows such growth since the baseline."""
+        """False where neither the file system's free space nor what was written allows such growth."""
         return written_mb >= mb or self._free_mb - self._free() >= mb / 2
 
     def growth_mb(self) -> float:
@@ -64,7 +64,9 @@ def folder_mb(folder: Path) -> float:
 class Watch:
     """Calls `exceeded` once with the cause when a limit is overrun."""
 
-    def __init__(self, limits: BoxLimits, disk: Disk | None, group: Group | None, exceeded: Callable[[End, str], None]):
+    def __init__(
+        self, limits: BoxLimits, disk: Disk | None, group: Group | None, exceeded: Callable[[End, str], None]
+    ) -> None:
         self._limits, self._disk, self._group, self._exceeded = limits, disk, group, exceeded
         self._loop = asyncio.get_running_loop()
         self._handles: dict[str, asyncio.TimerHandle] = {}
