@@ -21,6 +21,7 @@ class Stat:
     pid: int
     state: str
     parent: int
+    session: int
     cpu_s: float
     """Own CPU seconds and those of children that it has waited for."""
     wait_status: int
@@ -51,6 +52,7 @@ def stat(pid: int) -> Stat | None:
         pid,
         fields[0].decode(),
         int(fields[1]),
+        int(fields[3]),
         sum(int(fields[index]) for index in (11, 12, 13, 14)) / TICKS,
         int(fields[49]) if len(fields) > 49 else 0,
     )

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import math
 import os
 import resource
 import signal
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from fairtrial.core.errors import InfraError
-from fairtrial.tasks.sandbox import gate, processes
+from fairtrial.tasks.sandbox import gate, processes, spawning
 from fairtrial.tasks.sandbox.api import BoxLimits, End, Execution
 from fairtrial.tasks.sandbox.capture import Capture
 from fairtrial.tasks.sandbox.cgroups import POOL, Group
@@ -42,6 +41,8 @@ class Launch:
     disk: Disk | None
     name: str
     """Of the sandbox, for messages."""
+    strays: Callable[[int], list[int]] | None = None
+    """Where no namespace keeps the processes together: finds those that belong to the outer command."""
     quiet: bool = False
     """The outer command chatters: keep its stderr apart from the program's, which it finds as descriptor 5."""
 
@@ -73,83 +74,6 @@ async def _surely(ending: Coroutine[None, None, None]) -> None:
         raise cancelled
 
 
-def spawn(
-    argv: Sequence[str], stdin: bytes, env: Mapping[str, str], inherited: Sequence[int], own_stderr: int | None = None
-) -> tuple[int, int, int]:
-    """Start a host process in a new session; (pid, the program's stdout, its stderr).
-
-    `inherited` become its descriptors 3, 4 ...; it gets no other, also none that this process was itself given. With
-    `own_stderr` the process writes its own messages there and finds the program's stderr as the last descriptor.
-    """
-    with contextlib.ExitStack() as undo, contextlib.ExitStack() as after:
-
-        def own(stack: contextlib.ExitStack, fd: int) -> int:
-            stack.callback(os.close, fd)
-            return fd
-
-        out_read, out_write = os.pipe()
-        undo.callback(os.close, out_read)
-        after.callback(os.close, out_write)
-        err_read, err_write = os.pipe()
-        undo.callback(os.close, err_read)
-        after.callback(os.close, err_write)
-        given = own(after, _input(stdin))
-        wanted = [given, out_write, err_write, *inherited]
-        if own_stderr is not None:
-            wanted = [given, out_write, own_stderr, *inherited, err_write]
-        high = [own(after, _above(fd)) for fd in wanted]
-        actions: list[tuple[int, int, int] | tuple[int, int]] = [
-            (os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)
-        ]
-        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd >= len(high)]
-        try:
-            pid = os.posix_spawn(
-                argv[0],
-                list(argv),
-                env,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ],
-            )
-        except OSError as error:
-            raise InfraError(f"{argv[0]} cannot be started: {error}", cause="sandbox", retryable=False) from error
-        undo.pop_all()
-    return pid, out_read, err_read
-
-
-def _above(fd: int) -> int:
-    """A copy of `fd` that no number of the new process can collide with."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
-
-
-def _inheritable() -> list[int]:
-    """Descriptors that a program started now would get: those that this process was given, and careless libraries'."""
-    found: list[int] = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only, and often
-        with contextlib.suppress(OSError):
-            if os.get_inheritable(int(name)):
-                found.append(int(name))
-    return found
-
-
-def _input(data: bytes) -> int:
-    """A descriptor to read `data` from, with nobody needed to feed it."""
-    if not data:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    return in_memory(data)
-
-
-def in_memory(data: bytes) -> int:
-    """A descriptor of an unnamed file with this content, at its start."""
-    fd = os.memfd_create("fairtrial", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
 class _Running:
     """One execution, from the gate to the grave."""
 
@@ -157,14 +81,14 @@ class _Running:
         self.launch, self.limits = launch, launch.limits
         self.loop = asyncio.get_running_loop()
         self.gate, inner = gate.pair()
-        self.said = in_memory(b"")
+        self.said = spawning.in_memory(b"")
         with inner, contextlib.ExitStack() as undo:
             undo.callback(self.gate.close)
-            plan = in_memory(launch.plan)
+            plan = spawning.in_memory(launch.plan)
             undo.callback(os.close, self.said)
             try:
                 own = self.said if launch.quiet else None
-                self.outer, out, err = spawn(launch.argv, stdin, {}, (inner.fileno(), plan), own)
+                self.outer, out, err = spawning.spawn(launch.argv, stdin, {}, (inner.fileno(), plan), own)
             finally:
                 os.close(plan)
             undo.pop_all()
@@ -208,11 +132,11 @@ class _Running:
         shell = processes.stat(program) if program else None
         while shell is not None and (parent := processes.stat(shell.parent)) is not None and parent.state != "T":
             await asyncio.sleep(0.001)
-        init = processes.stat(shell.parent) if shell else None
-        if program is None or shell is None or init is None:
+        above = processes.stat(shell.parent) if shell else None
+        if program is None or shell is None or above is None:
             await self._failed_to_start()
-        assert program is not None and init is not None
-        self.program, self.init = program, init.parent
+        assert program is not None and above is not None
+        self.program, self.init = program, above.parent if self.launch.strays is None else self.outer
         self.init_fd = os.pidfd_open(self.init)
         self.pidfds.append(self.init_fd)
         self._limit()
@@ -237,7 +161,7 @@ class _Running:
             except OSError as error:
                 POOL.give_up(str(error))
                 self.group = None
-        for kind, value in _rlimits(self.limits, grouped=self.group is not None):
+        for kind, value in _rlimits(self.limits, self.group is not None, self.launch.strays is None):
             soft, hard = value
             ceiling = resource.prlimit(self.program, kind)[1]
             if ceiling != resource.RLIM_INFINITY:
@@ -332,16 +256,23 @@ class _Running:
         shell = processes.stat(self.program)
         own = {self.program, shell.parent if shell else 0}
         for attempt in (0, 1):
-            found = [
-                command
-                for pid in processes.descendants(self.init)
-                if pid not in own and (command := processes.command(pid))
-            ]
+            alive = processes.descendants(self.init) if self.launch.strays is None else self.launch.strays(self.outer)
+            found = [command for pid in alive if pid not in own and (command := processes.command(pid))]
             if not found:
                 return ()
             if attempt == 0:
                 await asyncio.sleep(_DYING_S)
         return tuple(found[:_LEFTOVERS_LISTED])
+
+    def _kill_strays(self, strays: Callable[[int], list[int]]) -> None:
+        """Kill what a namespace would have taken along; again, since a process may start another meanwhile."""
+        for _ in range(100):
+            alive = strays(self.outer)
+            for pid in alive:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if not alive:
+                return
 
     async def destroy(self) -> None:
         """Kill the box and wait until all of it is dead, then take the accounts. May be called again."""
@@ -349,6 +280,8 @@ class _Running:
             return
         if self.watch is not None:
             self.watch.stop()
+        if self.launch.strays is not None:
+            self._kill_strays(self.launch.strays)
         if self.init_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_fd, signal.SIGKILL)
@@ -372,7 +305,7 @@ class _Running:
             POOL.give_back(self.group)
 
 
-def _rlimits(limits: BoxLimits, *, grouped: bool) -> list[tuple[int, tuple[int, int]]]:
+def _rlimits(limits: BoxLimits, grouped: bool, namespaced: bool) -> list[tuple[int, tuple[int, int]]]:
     """(resource, (soft, hard)). Memory and processes are the group's business where there is one."""
     found = [(resource.RLIMIT_CORE, (0, 0))]
     if limits.cpu_s is not None:
@@ -384,7 +317,7 @@ def _rlimits(limits: BoxLimits, *, grouped: bool) -> list[tuple[int, tuple[int, 
         if limits.memory_mb is not None:
             backstop = (limits.memory_mb + max(limits.memory_mb, _BACKSTOP_MB)) << 20
             found.append((resource.RLIMIT_DATA, (backstop, backstop)))
-        if limits.processes is not None and _counts_processes_per_box():
+        if limits.processes is not None and namespaced and _counts_processes_per_box():
             found.append((resource.RLIMIT_NPROC, (limits.processes + 3, limits.processes + 3)))
     return found
 
