@@ -119,7 +119,10 @@ def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, ti
     if _UNREACHABLE.search(text):
         raise InfraError(f"pip reaches no package index for {names}: {last}", cause="packages", retryable=False)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    raise PackageError(f"pip cannot install {names} as wheels for Python {version}: {last}")
+    raise PackageError(
+        f"pip cannot install {names} for Python {version} from wheels (sources are never built: that would run "
+        f"their code outside of a box): {last}"
+    )
 
 
 def _portable_scripts(folder: Path) -> None:

@@ -34,14 +34,15 @@ def megabytes(text: Any) -> int:
 
 
 def _host(text: Any) -> str:
-    if not isinstance(text, str) or not _HOST.fullmatch(text):
+    problem = 'must be a host name, "*.name", an address or a CIDR range, without scheme or path'
+    if not isinstance(text, str):
+        raise ValueError(problem)
+    if not _HOST.fullmatch(text):
         try:
             ipaddress.ip_network(text, strict=False)
-        except (ValueError, TypeError):
-            raise ValueError(
-                'must be a host name, "*.name", an address or a CIDR range, without scheme or path'
-            ) from None
-    return str(text)
+        except ValueError:
+            raise ValueError(problem) from None
+    return text
 
 
 def _version(value: Any) -> Any:
