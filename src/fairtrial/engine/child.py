@@ -81,8 +81,7 @@ class _Server:
 
     async def _run(self, worker: Worker, job: Job, blobs: BlobSink, grace_s: float) -> None:
         clock = SystemClock()
-        if job.limits.seconds is not None:
-            self._send(wire.json_frame(wire.STARTED, _scores(worker, job)))
+        self._send(wire.json_frame(wire.STARTED, _scores(worker, job) if job.limits.seconds is not None else None))
         timer = Timer(clock)
         self._timer = timer if job.limits.seconds is not None else None
         self._task = asyncio.create_task(run_attempt(worker, job, clock, blobs, grace_s, timer))

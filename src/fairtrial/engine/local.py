@@ -138,15 +138,13 @@ class LocalRun:
     def _done(self, task: asyncio.Task[Attempt]) -> None:
         """An attempt ended: pass its record on, queue the next attempt, fill the room."""
         ticket = self._running.pop(task)
-        self._schedule.finished(ticket)
+        attempt = None if task.cancelled() or task.exception() is not None else task.result()
+        self._schedule.finished(ticket, erred=attempt is not None and attempt.retryable)
         self._news.set()
-        if task.cancelled() or self._over:
-            return
-        if (error := task.exception()) is not None:
-            self._fatal = self._fatal or error
-            return
-        attempt = task.result()
-        self._finished.append(attempt.record)
-        if attempt.retryable and not self._draining:
-            self._schedule.retry(ticket, self._clock.monotonic(), attempt.retry_after_s)
-        self._pump()
+        if attempt is None:
+            self._fatal = self._fatal or (None if task.cancelled() else task.exception())
+        elif not self._over:
+            self._finished.append(attempt.record)
+            if attempt.retryable and not self._draining:
+                self._schedule.retry(ticket, self._clock.monotonic(), attempt.retry_after_s)
+            self._pump()

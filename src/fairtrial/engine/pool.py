@@ -90,14 +90,16 @@ class ProcessPool:
     async def attempt(self, job: Job) -> Attempt:
         """Run one attempt in an idle process, or in a new one."""
         started, begun = self._clock.now(), time.monotonic()
-        while self._idle and self._idle[-1].gone:
-            self._all.discard(self._idle.pop())
-        process = self._idle.pop() if self._idle else await self._start()
-        attempt = await process.run(job)
-        if process.usable:
-            self._idle.append(process)
-        else:
+        while True:
+            fresh = not self._idle
+            process = await self._start() if fresh else self._idle.pop()
+            attempt = await process.run(job)
+            if process.usable:
+                self._idle.append(process)
+                break
             await self._discard(process)
+            if fresh or process.took:
+                break  # else it had died while it was idle: that is no fault of this job
         if attempt.record.timings is not None:
             return attempt
         wall = time.monotonic() - begun
@@ -129,6 +131,7 @@ class _Process:
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._process: asyncio.subprocess.Process | None = None
+        self._starting: asyncio.Future[asyncio.subprocess.Process] | None = None
         self._socket: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -137,10 +140,13 @@ class _Process:
         self._job: Job | None = None
         self._scores: dict[str, float] | None = None
         self._doom: asyncio.TimerHandle | None = None
-        self._built = self._hung = False
+        self._built = self._hung = self._worker_closed = False
         self._closing_problem: str | None = None
         self.waiting_s = 0.0
-        self.usable, self.gone = True, False
+        self.usable = True
+        self.took = False
+        """Whether the process has begun the job that it was last sent."""
+        self._gone = False
 
     async def start(self, opening: bytes) -> None:
         """Start the process and have it build its worker. Raises what the building raised."""
@@ -148,13 +154,17 @@ class _Process:
         self._socket = ours
         with theirs:
             path = json.dumps(sys.path)
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _BOOT, path, str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # what a worker prints must not mix with the command's own output
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
+            command = (sys.executable, "-c", _BOOT, path, str(theirs.fileno()))
+            self._starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=2,  # what a worker prints must not mix with the command's own output
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
             )
+            self._process = await asyncio.shield(self._starting)  # a cancelled start still knows what it started
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._watch = asyncio.create_task(self._follow(reader))
         self._writer.write(wire.frame(wire.OPEN, opening))
@@ -163,9 +173,9 @@ class _Process:
     async def run(self, job: Job) -> Attempt:
         """Send a job and wait for its attempt; the process's death is one too."""
         assert self._writer is not None
-        self._job, self._scores, self.waiting_s = job, None, 0.0
+        self._job, self._scores, self.took, self.waiting_s = job, None, False, 0.0
         self._answer = asyncio.get_running_loop().create_future()
-        if self.gone:
+        if self._gone:
             return self._lost(job)
         self._expect(0.0)
         self._writer.write(wire.pack_job(job))
@@ -192,17 +202,19 @@ class _Process:
         if self._watch is None or self._writer is None or not self._built:
             await self._abort()
             return None
-        if not self.gone:
+        if not self._gone:
             with suppress(OSError):
                 self._writer.write_eof()
         await asyncio.wait({self._watch}, timeout=self._grace_s)
-        late = not self._watch.done()
+        late = not self._watch.done() and not self._worker_closed
         self.kill()
         await self._watch
         return f"it did not end within {self._grace_s:g} s and was killed" if late else self._closing_problem
 
     async def _abort(self) -> None:
         """End a process that is still starting: it has no worker to close."""
+        if self._starting is not None:
+            self._process = await self._starting
         self.kill()
         if self._watch is not None:
             await self._watch
@@ -218,7 +230,7 @@ class _Process:
         await self._process.wait()
         await asyncio.wait({reading}, timeout=1.0)  # what it sent before it ended is still in the connection
         reading.cancel()
-        self.gone, self.usable = True, False
+        self._gone, self.usable = True, False
         self._writer.close()
         if not self._ready.done():
             self._ready.set_exception(InfraError(f"a worker process {self._death()} while it started", cause="worker"))
@@ -240,12 +252,12 @@ class _Process:
             else:
                 self._ready.set_exception(_refusal(*json.loads(content)))
         elif kind == wire.STARTED:
-            self._scores = json.loads(content)
+            self._scores, self.took = json.loads(content), True
         elif kind == wire.BEAT:
             working_s, self.waiting_s = json.loads(content)
             self._expect(working_s)
         elif kind == wire.CLOSED:
-            self._closing_problem = content.decode() or None
+            self._closing_problem, self._worker_closed = content.decode() or None, True
         elif self._answer is not None and not self._answer.done():
             if kind == wire.STOPPED:
                 self._answer.set_exception(StorageError(content.decode()))
@@ -262,8 +274,8 @@ class _Process:
         if self._doom is not None:
             self._doom.cancel()
         if self._job is not None and (limit := self._job.limits.seconds) is not None:
-            left = max(0.0, limit - working_s) + 2 * self._grace_s + 4 * BEAT_S
-            self._doom = asyncio.get_running_loop().call_later(left, self._kill_hung)
+            left = limit - working_s + 2 * self._grace_s + 4 * BEAT_S
+            self._doom = asyncio.get_running_loop().call_later(max(0.0, left), self._kill_hung)
 
     def _kill_hung(self) -> None:
         self._hung = True

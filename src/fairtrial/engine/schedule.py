@@ -36,6 +36,8 @@ class _Arm:
     options: ArmOptions
     running: int = 0
     backing_off: int = 0
+    errors: int = 0
+    """Attempts in a row that the infrastructure ended."""
     next_start: float = 0.0
     aside: list[Ticket] = field(default_factory=list[Ticket])
     """Heap by place: jobs that were pulled but may not start yet, and retries that are due."""
@@ -45,9 +47,9 @@ class Schedule:
     """Hands out jobs one by one.
 
     Order: the smallest place that may start. A job whose arm is at its concurrency or rate is set aside and the next
-    ones are looked at, at most `8 * in_flight` ahead, so that neither memory nor a caller's late decisions suffer. An
-    arm with `in_flight` trials waiting for another attempt starts nothing new: an outage of its provider does not burn
-    through all of its jobs.
+    ones are looked at, at most `8 * in_flight` ahead, so that neither memory nor a caller's late decisions suffer.
+    After `2 * in_flight` infrastructure errors in a row an arm starts nothing new before its retries have gone: an
+    outage of its provider does not burn through all of its jobs.
     """
 
     def __init__(self, jobs: Iterable[Job], options: EngineOptions) -> None:
@@ -75,9 +77,11 @@ class Schedule:
             self._set_aside(ticket)
         return None
 
-    def finished(self, ticket: Ticket) -> None:
-        """The job no longer runs."""
-        self._arm(ticket.job).running -= 1
+    def finished(self, ticket: Ticket, erred: bool) -> None:
+        """The job no longer runs; `erred` where the infrastructure ended it."""
+        arm = self._arm(ticket.job)
+        arm.running -= 1
+        arm.errors = arm.errors + 1 if erred else 0
 
     def retry(self, ticket: Ticket, now: float, retry_after_s: float | None) -> bool:
         """Queue another attempt after its back-off; False where the attempts are used up."""
@@ -108,8 +112,10 @@ class Schedule:
         return self._arms[name]
 
     def _free(self, arm: _Arm, now: float, again: bool) -> bool:
-        room = arm.running < (arm.options.concurrency or self._options.in_flight)
-        return room and now >= arm.next_start - _TICK and (again or arm.backing_off < self._options.in_flight)
+        in_flight = self._options.in_flight
+        room = arm.running < (arm.options.concurrency or in_flight) and now >= arm.next_start - _TICK
+        outage = arm.backing_off > 0 and arm.errors >= 2 * in_flight
+        return room and (again or not (outage or arm.backing_off >= _LOOKAHEAD * in_flight))
 
     def _start(self, ticket: Ticket, now: float) -> Ticket:
         arm = self._arm(ticket.job)

@@ -20,7 +20,7 @@ from fairtrial.engine.attempt import Attempt
 OPEN, JOB = b"O", b"J"
 """Driver to worker: build the worker; run a job."""
 READY, REFUSED, STARTED, BEAT, ANSWER, STOPPED, CLOSED = b"R", b"X", b"S", b"B", b"A", b"E", b"C"
-"""Worker to driver: built; not built; a job's failed scores; its time so far; its attempt; the disk is full; closed."""
+"""Worker to driver: built; not built; a job begun; its time so far; its attempt; disk full; closed."""
 
 _HEAD = struct.Struct("!cI")
 
