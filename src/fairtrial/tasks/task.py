@@ -48,6 +48,8 @@ class Step:
     """Host folder with solve.sh, or None where the author gave no oracle."""
     min_reward: float | Mapping[str, float] | None = None
     """Below it, later steps are not run."""
+    agent_timeout_s: float | None = None
+    """The step's own limit; None for the task's."""
 
 
 @dataclass(frozen=True, slots=True)

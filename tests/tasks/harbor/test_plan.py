@@ -175,6 +175,7 @@ def test_a_task_without_dockerfile_needs_an_image_name(tmp_path):
         ("uv pip install --system x", ("x",), False),
         ("uv init\nuv add pytest==8\nuv run pytest -x", ("pytest==8",), False),
         ("uv run --with x -p 3.12 python t.py", ("x",), True),
+        ("uvx --with x python -m pytest t.py", ("x",), True),
         ("uvx --from tool-pkg tool", ("tool-pkg",), True),
         ("if uvx -p 3.12 -w pytest pytest; then echo 1; fi", ("pytest",), True),
         ("echo pip install nothing", (), None),

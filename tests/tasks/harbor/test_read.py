@@ -3,10 +3,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fairtrial.core.config import read_toml
 from fairtrial.core.errors import UserError
 from fairtrial.tasks.harbor.files import folder_digest
+from fairtrial.tasks.harbor.front import task_md_tables
 from fairtrial.tasks.harbor.read import read_suite, read_task
 from fairtrial.tasks.harbor.schema import parse_task_toml
 
@@ -74,6 +77,10 @@ multi_step_reward_strategy = "final"
 [[steps]]
 name = "first"
 min_reward = 0.5
+artifacts = ["/app/one.txt"]
+[steps.agent]
+timeout_sec = 9.0
+user = "dev"
 [steps.verifier]
 timeout_sec = 7.0
 [[steps]]
@@ -96,6 +103,26 @@ min_reward = {accuracy = 0.9}
     assert task.steps[1].solution == folder / "solution"
     assert task.steps[1].min_reward == {"accuracy": 0.9}
     assert task.step_reward == "final"
+    assert [step.agent_timeout_s for step in task.steps] == [9, None]
+    assert task.artifacts == ("/app/one.txt",)
+    assert any("steps.first.user dev" in line for line in task.warnings)
+
+
+def test_an_oracle_that_installs_packages_is_reported(tmp_path):
+    task = read_task(make(tmp_path, **{"solution/solve.sh": "pip3 install cvxpy==1.4\n"}))
+    assert task.warnings == ("solution/solve.sh installs cvxpy==1.4, which no agent could do without network",)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text() | st.text("-\n: []{}agentmo_w.0123e"))
+def test_any_single_file_task_is_tables_or_a_user_error(text):
+    try:
+        tables, instruction = task_md_tables(text, where="task.md")
+        parse_task_toml(tables, where="task.md")
+    except UserError as error:
+        assert str(error).startswith("task.md: ")
+    else:
+        assert instruction
 
 
 def test_the_single_file_form_is_the_same_task(tmp_path):

@@ -23,7 +23,7 @@ from fairtrial.tasks.harbor.packages import held, layer, layer_key
 from fairtrial.tasks.harbor.plan import ImagePlan, plan_image
 from fairtrial.tasks.harbor.read import read_declared
 from fairtrial.tasks.harbor.requirements import merged, script_installs
-from fairtrial.tasks.harbor.shims import shims_folder
+from fairtrial.tasks.harbor.shims import missing_packages, shims_folder
 from fairtrial.tasks.sandbox.api import Mount, Sandbox
 from fairtrial.tasks.task import Image, Step, Task
 
@@ -42,6 +42,8 @@ class VerifierTools:
     mounts: tuple[Mount, ...]
     path: tuple[str, ...]
     env: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    """What test.sh installs and this machine lacks; where a verifier fails, this may be why."""
 
 
 def refuse_unplannable(task: Task, plan: ImagePlan) -> None:
@@ -147,4 +149,4 @@ async def verifier_tools(task: Task, step: Step, image: Image, cache: Path) -> V
     mounts = (Mount(shims, SHIMS), *mounts)
     known = env.get("PYTHONPATH")
     env["PYTHONPATH"] = f"{known}:{SHIMS}/lib" if known else f"{SHIMS}/lib"
-    return VerifierTools(mounts, (f"{SHIMS}/bin", *path), {**env, **step.verifier.env})
+    return VerifierTools(mounts, (f"{SHIMS}/bin", *path), {**env, **step.verifier.env}, tuple(missing_packages(script)))

@@ -65,7 +65,7 @@ def read_task(path: Path, *, environ: Mapping[str, str] | None = None) -> Task:
     path = path.resolve()
     declared = read_declared(path)
     settings = declared.settings
-    warnings = [f"task.toml: {line}" for line in strays(settings)]
+    warnings = [f"task.toml: {line}" for line in (*strays(settings), *_without_meaning(settings))]
     skills = tuple(_skills(path / "environment" / "skills", warnings))
     network = _network(settings.environment.network_mode, settings.environment.allow_internet, "environment", warnings)
     steps = tuple(_steps(path, declared, environ or {}, warnings))
@@ -93,7 +93,7 @@ def read_task(path: Path, *, environ: Mapping[str, str] | None = None) -> Task:
         else network,
         solution_env=solution_env,
         step_reward=settings.multi_step_reward_strategy or "mean",
-        artifacts=tuple(item if isinstance(item, str) else item.source for item in settings.artifacts),
+        artifacts=_artifacts(settings),
         warnings=tuple(warnings),
     )
 
@@ -130,6 +130,23 @@ def task_folders(path: Path) -> list[Path]:
     return found
 
 
+def _artifacts(settings: TaskToml) -> tuple[str, ...]:
+    listed = [*settings.artifacts, *(item for step in settings.steps for item in step.artifacts)]
+    return tuple(dict.fromkeys(item if isinstance(item, str) else item.source for item in listed))
+
+
+def _without_meaning(settings: TaskToml) -> Iterator[str]:
+    """Known settings that change nothing here, each with the reason."""
+    users = [("agent", settings.agent.user), ("verifier", settings.verifier.user)]
+    users += [(f"steps.{step.name}", step.agent.user or step.verifier.user) for step in settings.steps]
+    for table, user in users:
+        if user not in (None, "root", 0):
+            yield f"{table}.user {user}: programs run as the box's only user"
+    for item in settings.artifacts:
+        if not isinstance(item, str) and (item.destination or item.exclude or item.service):
+            yield f"artifact {item.source}: kept whole under its own path; destination, exclude and service mean nothing"
+
+
 def _skills(folder: Path, warnings: list[str]) -> Iterator[Skill]:
     if not folder.is_dir():
         return
@@ -152,7 +169,7 @@ def _steps(path: Path, declared: Declared, environ: Mapping[str, str], warnings:
             name="main",
             instruction=_instruction(declared.instruction or "", path / "instruction.md"),
             verifier=_verifier(path / declared.tests, declared, None, environ, warnings),
-            solution=_solution(path / declared.solution),
+            solution=_solution(path / declared.solution, warnings),
         )
         return
     for step in settings.steps:
@@ -164,8 +181,9 @@ def _steps(path: Path, declared: Declared, environ: Mapping[str, str], warnings:
             name=step.name,
             instruction=_instruction(read_text(folder / "instruction.md"), folder / "instruction.md"),
             verifier=_verifier(own if own.is_dir() else path / declared.tests, declared, step, environ, warnings),
-            solution=_solution(folder / declared.solution) or _solution(path / declared.solution),
+            solution=_solution(folder / declared.solution, warnings) or _solution(path / declared.solution, warnings),
             min_reward=step.min_reward,
+            agent_timeout_s=step.agent.timeout_sec,
         )
 
 
@@ -199,8 +217,19 @@ def _packages(script: Path, warnings: list[str]) -> tuple[str, ...]:
     return merged([text for install in installs for text in install.requirements])
 
 
-def _solution(folder: Path) -> Path | None:
-    return folder if (folder / "solve.sh").is_file() else None
+def _solution(folder: Path, warnings: list[str]) -> Path | None:
+    script = folder / "solve.sh"
+    if not script.is_file():
+        return None
+    try:
+        installs = list(script_installs(read_text(script)))
+    except UserError as error:
+        warnings.append(one_line(error))
+        return folder
+    if wanted := merged([text for install in installs for text in install.requirements]):
+        line = f"{folder.name}/solve.sh installs {', '.join(wanted)}, which no agent could do without network"
+        warnings.extend([] if line in warnings else [line])
+    return folder
 
 
 def _network(mode: NetworkMode | None, legacy: bool | None, table: str, warnings: list[str]) -> Network:

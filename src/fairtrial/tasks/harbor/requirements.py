@@ -190,7 +190,7 @@ def _tool(rest: list[str], *, names_tool: bool) -> Install:
         elif not word.startswith("-"):
             tool = word
             break
-    if names_tool and tool is not None:
+    if names_tool and tool is not None and not _PYTHON.fullmatch(tool):
         requirements.append(tool.replace("@latest", "").replace("@", "=="))
     good: list[str] = []
     for item in requirements:

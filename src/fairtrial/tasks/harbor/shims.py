@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fairtrial.core.ids import digest
 from fairtrial.tasks.harbor.files import folder_digest
 from fairtrial.tasks.harbor.packages import locked
-from fairtrial.tasks.harbor.runline import plan_run
+from fairtrial.tasks.harbor.runline import RunPlan, plan_run
 from fairtrial.tasks.harbor.shell import split
 
 _SOURCE = Path(__file__).parent / "stand_ins"
@@ -50,8 +51,15 @@ def _install(target: Path) -> None:
 
 def debian_packages(script: str) -> list[str]:
     """The Debian packages that a script installs and this machine has, sorted."""
-    found: set[str] = set()
+    return sorted({name for plan in _apt_lines(script) for name in plan.packages})
+
+
+def missing_packages(script: str) -> list[str]:
+    """Why Debian packages that a script installs cannot be had, one line each."""
+    return list(dict.fromkeys(reason for plan in _apt_lines(script) for reason in plan.refused))
+
+
+def _apt_lines(script: str) -> Iterator[RunPlan]:
     for command in split(script):
         if command.words[:1] in (("apt-get",), ("apt",)):
-            found.update(plan_run(command.text).packages)
-    return sorted(found)
+            yield plan_run(command.text)
