@@ -21,7 +21,7 @@ from fairtrial.store.frames import Frame
 FILE = "index.db"
 VERSION = 1
 _APPLICATION = 0x46545231
-OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
+_OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
 _SCHEMA = """
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, indexed INTEGER NOT NULL);
@@ -199,7 +199,7 @@ class Index:
     def _insert(self, one: Entry, place: tuple[int, int, int, int]) -> bool:
         key = (self._name(one.arm), self._name(one.task), one.repeat, one.attempt)
         cause = self._name(one.cause) if one.cause else None
-        row = (*key, 1, OUTCOMES.index(Outcome(one.outcome)), cause, *one.usage, *one.timings, *place)
+        row = (*key, 1, _OUTCOMES.index(Outcome(one.outcome)), cause, *one.usage, *one.timings, *place)
         if self.db.execute(_INSERT, row).rowcount != 1:
             return False
         self.db.executemany(
@@ -234,6 +234,11 @@ class Index:
             self.db.execute("PRAGMA busy_timeout = 200")
             self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
+
+
+def outcome_of(code: int) -> Outcome:
+    """The outcome that the index stores as `code`."""
+    return _OUTCOMES[code]
 
 
 def check(db: sqlite3.Connection) -> None:

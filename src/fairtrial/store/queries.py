@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fairtrial.core.limits import Usage
 from fairtrial.core.record import Outcome
-from fairtrial.store.index import OUTCOMES, indexing
+from fairtrial.store.index import indexing, outcome_of
 
 
 class ScoreRow(NamedTuple):
@@ -128,7 +128,7 @@ class Queries:
         name = self.names()
         rows = self._all("SELECT arm, task, repeat, attempt, outcome FROM trials WHERE latest")
         return {
-            (name[arm], name[task], repeat): Done(attempt, OUTCOMES[outcome])
+            (name[arm], name[task], repeat): Done(attempt, outcome_of(outcome))
             for arm, task, repeat, attempt, outcome in rows
         }
 
@@ -179,7 +179,7 @@ class Queries:
                     row[2],
                     row[3],
                     bool(row[4]),
-                    OUTCOMES[row[5]],
+                    outcome_of(row[5]),
                     name.get(row[6]),
                     Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost),
                     row[12],
@@ -210,7 +210,7 @@ class Queries:
                 (score,),
             )
             for arm, task, repeat, value, outcome in cursor:
-                yield ScoreRow(name[arm], name[task], repeat, value, OUTCOMES[outcome])
+                yield ScoreRow(name[arm], name[task], repeat, value, outcome_of(outcome))
 
     def arms(self) -> list[ArmSummary]:
         """A summary of each arm, in the order in which the arms first appeared."""
@@ -219,7 +219,7 @@ class Queries:
         for arm, outcome, count in self._all(
             "SELECT arm, outcome, count(*) FROM trials WHERE latest GROUP BY arm, outcome"
         ):
-            outcomes.setdefault(arm, dict.fromkeys(Outcome, 0))[OUTCOMES[outcome]] = count
+            outcomes.setdefault(arm, dict.fromkeys(Outcome, 0))[outcome_of(outcome)] = count
         scores: dict[int, dict[str, Mean]] = {}
         for arm, score, count, mean in self._all(
             "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t"

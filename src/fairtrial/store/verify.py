@@ -20,7 +20,7 @@ from fairtrial.store.blobs import BlobStore
 from fairtrial.store.codec import decode, references
 from fairtrial.store.disk import TEMPORARY, Disk, Lock, storing
 from fairtrial.store.frames import Damage, read_frame, scan
-from fairtrial.store.index import OUTCOMES, Entry, Index, entry
+from fairtrial.store.index import Entry, Index, entry, outcome_of
 from fairtrial.store.recovery import fill
 from fairtrial.store.segments import FOLDER, SUMS, listed, numbered, read_sums, write_sums
 
@@ -174,7 +174,15 @@ class _IndexRows:
                 (score, *row[3:7]),
             )
         }
-        known: tuple[Any, ...] = (row[2], key, OUTCOMES[row[7]], self._names.get(row[8]), row[9:14], row[14:18], scores)
+        known: tuple[Any, ...] = (
+            row[2],
+            key,
+            outcome_of(row[7]),
+            self._names.get(row[8]),
+            row[9:14],
+            row[14:18],
+            scores,
+        )
         written = (length, one.key, one.outcome, one.cause, one.usage, one.timings, dict(one.scores))
         return None if known == written else "differs"
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fairtrial.core.errors import FairtrialError
 from fairtrial.core.record import Record
 from fairtrial.core.redact import Redactor
 from fairtrial.store.codec import encode
@@ -159,11 +158,10 @@ class RunWriter:
                     encoded = self._encode(ticket.records, keys)
                     keys.update(one.key for _, one in encoded)
                     group.append((ticket, encoded))
-                except FairtrialError as error:
-                    # a blob could not be stored: whoever asked is told, and nobody else is fooled
-                    self._broken = error
+                except ValueError as error:
                     ticket.tell(error)
-                except Exception as error:  # noqa: BLE001 - it belongs to the caller of this record
+                except BaseException as error:  # noqa: BLE001 - a blob or the index failed: everybody is told
+                    self._broken = error
                     ticket.tell(error)
             else:
                 ticket.tell(self._broken)
