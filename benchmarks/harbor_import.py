@@ -16,8 +16,8 @@ from pathlib import Path
 from machine import machine, save
 
 from fairtrial.core.errors import FairtrialError, UserError, one_line
+from fairtrial.core.places import cache_folder
 from fairtrial.tasks.harbor.image import build_image, verifier_tools
-from fairtrial.tasks.harbor.packages import cache_dir
 from fairtrial.tasks.harbor.plan import plan_image
 from fairtrial.tasks.harbor.read import read_task, task_folders
 from fairtrial.tasks.sandbox.choose import choose
@@ -84,10 +84,10 @@ async def build(tasks: list[Task]) -> list[str]:
     for task in tasks:
         try:
             start = time.monotonic()
-            image = await build_image(task, sandbox, cache_dir())
+            image = await build_image(task, sandbox, cache_folder())
             middle = time.monotonic()
             for step in task.steps:
-                await verifier_tools(task, step, image, cache_dir())
+                await verifier_tools(task, step, image, cache_folder())
             lines.append(f"  {middle - start:8.2f} {time.monotonic() - middle:8.2f}  {task.id}")
         except FairtrialError as error:
             lines.append(f"  {'refused':>17}  {task.id}: {one_line(error)}")

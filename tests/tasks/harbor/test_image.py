@@ -13,7 +13,7 @@ import pytest
 from fairtrial.core.errors import InfraError, UserError
 from fairtrial.tasks.harbor.build import ImageError, inside
 from fairtrial.tasks.harbor.image import build_image, verifier_tools
-from fairtrial.tasks.harbor.packages import PackageError, cache_dir, layer
+from fairtrial.tasks.harbor.packages import PackageError, layer
 from fairtrial.tasks.harbor.read import read_task
 from fairtrial.tasks.sandbox.api import BoxSpec, Mount
 from fairtrial.tasks.sandbox.choose import choose
@@ -235,11 +235,3 @@ if apt-get install -y surely-not-here; then echo wrong; fi
     assert "other-thing is not installed" in err
     assert "not on this machine, and the network is cut: surely-not-here" in err
     assert run(sandbox, image, "python3 -c 'import tinyjudge'", tmp_path)[0] != 0
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    monkeypatch.delenv("FAIRTRIAL_CACHE", raising=False)
-    assert cache_dir() == Path("/x/fairtrial")
-    monkeypatch.setenv("FAIRTRIAL_CACHE", "/y")
-    assert cache_dir() == Path("/y")

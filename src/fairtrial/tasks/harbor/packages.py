@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -29,14 +28,6 @@ _UNREACHABLE = re.compile(
 
 class PackageError(UserError):
     """Python packages that a task names cannot be had here."""
-
-
-def cache_dir() -> Path:
-    """Where layers and images are kept: $FAIRTRIAL_CACHE, else fairtrial in the user's cache folder."""
-    if own := os.environ.get("FAIRTRIAL_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fairtrial"
 
 
 def layer_key(requirements: Sequence[str], index: Sequence[str] = ()) -> str:

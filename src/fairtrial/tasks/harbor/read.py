@@ -144,7 +144,7 @@ def _without_meaning(settings: TaskToml) -> Iterator[str]:
             yield f"{table}.user {user}: programs run as the box's only user"
     for item in settings.artifacts:
         if not isinstance(item, str) and (item.destination or item.exclude or item.service):
-            yield f"artifact {item.source}: kept whole under its own path; destination, exclude and service mean nothing"
+            yield f"artifact {item.source}: kept whole under its own path; destination, exclude, service mean nothing"
 
 
 def _skills(folder: Path, warnings: list[str]) -> Iterator[Skill]:
