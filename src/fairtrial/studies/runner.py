@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ from fairtrial.store import Done, RunDir, RunWriter
 from fairtrial.studies.budget import Budget
 from fairtrial.studies.plan import check_same, manifest, planned
 from fairtrial.studies.study import BoundStudy
+
+_IN_WRITING = 256
+"""Records that may wait for their fsync at once."""
 
 
 class Progress(Protocol):
@@ -144,7 +146,6 @@ class _Run:
         self.bound, self.writer, self.clock, self.progress = bound, writer, clock, progress
         study = bound.study
         latest = writer.run.done()
-        keys = list(planned(study, tasks))
         attempts = study.engine.attempts
         if retry_errored:
             attempts += max((done.attempt for done in latest.values() if done.outcome is Outcome.ERRORED), default=0)
@@ -152,44 +153,50 @@ class _Run:
             **{**study.engine.model_dump(exclude={"id", "arms", "attempts"}), "attempts": attempts},
             arms={name: arm.engine for name, arm in study.arms.items()},
         )
-        self.todo = deque(_pending(keys, latest, attempts))
+        self.planned = len(tasks) * study.repeats * len(study.arms)
+        self.done = sum(1 for done in latest.values() if _final(done, attempts))
+        self.todo = _pending(planned(study, tasks), latest, attempts)
+        self.next = next(self.todo, None)
         self.skipped_before = {trial for trial, done in latest.items() if done.outcome is Outcome.SKIPPED}
-        self.planned, self.done = len(keys), len(keys) - len(self.todo)
         spent = writer.run.totals()
         self.budget = Budget(study.budget, spent.usage, spent.working_s)
-        self.ran = 0
-        self.interrupts = 0
+        self.writing: set[asyncio.Task[None]] = set()
+        self.started = self.ran = self.interrupts = 0
         self.stream: EngineRun | None = None
 
     async def go(self) -> Finished:
+        """Run what is pending, in rounds: a round ends when the budget covers no further trial for now."""
         self.progress.started(self.planned, self.done)
         engine = registry.load("engines", self.bound.study.engine.id)(clock=self.clock)
         work = self.bound.kind.work(self.bound.suite, self.bound.arms, self.bound.base)
         single = False
-        with self._signals():
-            while self.todo and not self.interrupts:
-                before = len(self.todo)
-                options = self.options.model_copy(update={"attempts": 1}) if single else self.options
-                self.stream = engine.run(self._jobs(options.attempts), work, options, self.writer.blobs)
-                async for record in self.stream:
-                    await self._keep(record, options.attempts)
-                self.budget.release_all()
-                if len(self.todo) == before:
-                    if single:
-                        break
-                    single = True  # too little is left for all attempts of a trial, perhaps enough for one
-        out = bool(self.todo) and not self.interrupts
-        if out:
-            await self._skip_rest()
+        try:
+            with self._signals():
+                while self.next and not self.interrupts:
+                    before = self.started
+                    options = self.options.model_copy(update={"attempts": 1}) if single else self.options
+                    self.stream = engine.run(self._jobs(options.attempts), work, options, self.writer.blobs)
+                    async for record in self.stream:
+                        await self._keep(record, options.attempts)
+                    self.budget.release_all()
+                    if self.started == before:
+                        if single:
+                            break
+                        single = True  # too little is left for all attempts of a trial, perhaps enough for one
+            out = self.next is not None and not self.interrupts
+            if out:
+                await self._skip_rest()
+        finally:
+            await self._written(0)
         return Finished(self.writer.run.path, self.planned, self.ran, bool(self.interrupts), out)
 
     def _jobs(self, attempts: int) -> Iterator[Job]:
         """Pending trials as jobs, as long as the budget covers the worst that they can cost."""
-        while self.todo and not self.interrupts:
-            key = self.todo[0]
+        while (key := self.next) and not self.interrupts:
             if not self.budget.admit(key.trial, self.bound.study.limits, max(1, attempts - key.attempt + 1)):
                 return
-            self.todo.popleft()
+            self.next = next(self.todo, None)
+            self.started += 1
             yield self._job(key)
 
     def _job(self, key: TrialKey) -> Job:
@@ -197,16 +204,29 @@ class _Run:
         return Job(key, seed(study.seed, key.task, key.repeat, "sampling"), study.seed, study.limits)
 
     async def _keep(self, record: Record, attempts: int = 1) -> None:
-        await self.writer.append(record)
+        """Book a record and write it; several are in flight, so that they share a frame and its fsync."""
         self.budget.book(record)
         if record.outcome is not Outcome.ERRORED or record.key.attempt >= attempts:
             self.budget.release(record.key.trial)
+        self.writing.add(asyncio.ensure_future(self._durable(record)))
+        await self._written(_IN_WRITING)
+
+    async def _durable(self, record: Record) -> None:
+        await self.writer.append(record)
         self.ran += 1
         self.progress.record(record)
 
+    async def _written(self, at_most: int) -> None:
+        """Wait until at most so many records are still being written; raises what a write raised."""
+        while len(self.writing) > at_most:
+            done, self.writing = await asyncio.wait(self.writing, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
     async def _skip_rest(self) -> None:
         """Record what the budget did not allow, once; a later resume with more budget runs it."""
-        for key in self.todo:
+        while key := self.next:
+            self.next = next(self.todo, None)
             if key.trial not in self.skipped_before:
                 await self._keep(
                     Record(
@@ -245,11 +265,18 @@ class _Run:
             self._stopping = asyncio.ensure_future(self.stream.stop())
 
 
-def _pending(keys: list[TrialKey], latest: Mapping[tuple[str, str, int], Done], attempts: int) -> Iterator[TrialKey]:
+def _final(done: Done, attempts: int) -> bool:
+    """Whether a trial needs no further attempt."""
+    return done.outcome.counts or (done.outcome is Outcome.ERRORED and done.attempt >= attempts)
+
+
+def _pending(
+    keys: Iterator[TrialKey], latest: Mapping[tuple[str, str, int], Done], attempts: int
+) -> Iterator[TrialKey]:
     """Trials that still need a run, each with the attempt that it is at."""
     for key in keys:
         done = latest.get(key.trial)
         if done is None:
             yield key
-        elif not (done.outcome.counts or (done.outcome is Outcome.ERRORED and done.attempt >= attempts)):
+        elif not _final(done, attempts):
             yield key.model_copy(update={"attempt": done.attempt + 1})
