@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import hashlib
 import shutil
+import socket
 import zipfile
 from pathlib import Path
 
@@ -201,6 +202,35 @@ def test_packages_that_cannot_be_had_are_named(tmp_path):
     with pytest.raises((InfraError, PackageError), match="no-such-thing==9"):
         asyncio.run(layer(["no-such-thing==9"], unreachable, tmp_path / "cache"))
     assert [path for path in (tmp_path / "cache" / "layers").iterdir() if path.is_dir()] == []
+
+
+def test_cancelling_an_installation_leaves_no_process(tmp_path):
+    listener = socket.create_server(("127.0.0.1", 0))
+    index = ["--index-url", f"http://127.0.0.1:{listener.getsockname()[1]}/silent", "--timeout", "60"]
+    cache = tmp_path / "cache"
+
+    async def cancelled():
+        making = asyncio.create_task(layer(["anything==1"], index, cache))
+        await asyncio.get_running_loop().sock_accept(listener)  # pip is asking
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+        return making.cancelled()
+
+    listener.setblocking(False)
+    with listener:
+        assert asyncio.run(cancelled())
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, str(tmp_path))]
+    assert left == []
+    wheel(tmp_path / "wheels", "anything", "1")
+    offline = ["--no-index", "--find-links", str(tmp_path / "wheels")]
+    assert (asyncio.run(layer(["anything==1"], offline, cache)) / "anything.py").is_file()
+
+
+def _mentions(cmdline: Path, text: str) -> bool:
+    try:
+        return text.encode() in cmdline.read_bytes()
+    except OSError:
+        return False
 
 
 def test_a_genuine_looking_test_script_runs_unchanged_without_network(sandbox, tmp_path):

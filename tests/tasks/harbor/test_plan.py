@@ -139,6 +139,15 @@ def test_requirement_files_are_read_from_where_they_were_copied(tmp_path):
     assert plan.layer_requirements() == ("attrs>=20 ; python_version>'3'", "numpy==2.0")
 
 
+def test_programs_of_python_packages_may_be_run(tmp_path):
+    plan = plan_image(task(tmp_path, "FROM debian\nRUN pip install sometool==1 && sometool --setup\nRUN sometool\n"))
+    assert reasons(plan) == []
+    assert [action.argv[-1].split()[-2:] for action in plan.actions if isinstance(action, RunAction)] == [
+        ["sometool", "--setup"],
+        ["sometool"],
+    ]
+
+
 def test_folders_are_made_without_a_box_and_system_python_lines_mean_nothing(tmp_path):
     dockerfile = "FROM debian\nRUN mkdir -p /output /etc/tool\nRUN ln -s /usr/bin/python3 /usr/bin/python\n"
     plan = plan_image(task(tmp_path, dockerfile))

@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +75,7 @@ async def build_image(task: Task, sandbox: Sandbox, cache: Path) -> Image:
     )
     folder = cache / "images" / key
     if not folder.is_dir():
-        async with AsyncExitStack() as stack:
-            await held(folder, stack)
+        async with held(folder):
             if not folder.is_dir():
                 await _build(task, plan, sandbox, folder, mounts, path, env)
     return Image(
@@ -145,7 +143,7 @@ async def verifier_tools(task: Task, step: Step, image: Image, cache: Path) -> V
         index = [*plan.index, *(option for install in installs for option in install.index)]
         folder = await layer(together, index, cache)
         mounts, path, env = _with_layer(folder, mounts, path, env)
-    shims = await asyncio.to_thread(shims_folder, script, cache)
+    shims = shims_folder(script, cache)
     mounts = (Mount(shims, SHIMS), *mounts)
     known = env.get("PYTHONPATH")
     env["PYTHONPATH"] = f"{known}:{SHIMS}/lib" if known else f"{SHIMS}/lib"

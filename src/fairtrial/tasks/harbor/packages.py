@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
+import os
 import re
-import subprocess
+import signal
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fairtrial.core.errors import InfraError, UserError
 from fairtrial.core.ids import digest
 
+_LOCK_WAIT_S = 0.1
 _UNREACHABLE = re.compile(
     r"NewConnectionError|ConnectTimeout|Name or service not known|Temporary failure in name resolution|"
     r"Max retries exceeded|Connection refused|ProxyError|Network is unreachable"
@@ -50,43 +53,37 @@ async def layer(requirements: Sequence[str], index: Sequence[str], cache: Path, 
         PackageError: pip refused (no such version for this Python, conflict ...).
         InfraError: no index could be reached, or pip took too long.
     """
-    return await asyncio.to_thread(_layer, tuple(requirements), tuple(index), cache, timeout_s)
-
-
-def _layer(requirements: tuple[str, ...], index: tuple[str, ...], cache: Path, timeout_s: float) -> Path:
     folder = cache / "layers" / layer_key(requirements, index)
     if folder.is_dir():
         return folder
-    with locked(folder):
+    async with held(folder):
         if folder.is_dir():
             return folder
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
             target = Path(making) / "layer"
             target.mkdir(mode=0o755)
             if requirements:
-                _pip(requirements, index, target, timeout_s)
+                await _pip(requirements, index, target, timeout_s)
                 _portable_scripts(target / "bin")
             target.rename(folder)
     return folder
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock under which `folder` is made; blocks while another process makes it."""
+@asynccontextmanager
+async def held(folder: Path) -> AsyncIterator[None]:
+    """Hold the lock under which `folder` is made; waits while another process or task makes it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_WAIT_S)
         yield
 
 
-async def held(folder: Path, stack: AsyncExitStack) -> None:
-    """`locked` for coroutines: waits in a thread, is released when `stack` closes."""
-    guard = locked(folder)
-    await asyncio.to_thread(guard.__enter__)
-    stack.callback(guard.__exit__, None, None, None)
-
-
-def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, timeout_s: float) -> None:
+async def _pip(requirements: Sequence[str], index: Sequence[str], target: Path, timeout_s: float) -> None:
     names = ", ".join(requirements)
     if importlib.util.find_spec("pip") is None:
         raise UserError(
@@ -98,13 +95,9 @@ def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, ti
         sys.executable, "-m", "pip", "install", "--target", str(target), "--only-binary", ":all:", "--no-input",
         "--disable-pip-version-check", "--no-warn-conflicts", "--quiet", *index, "-r", str(listed),
     ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise InfraError(f"pip needed more than {timeout_s:g} s for {names}", cause="packages") from None
-    if done.returncode == 0:
+    code, text = await _output(command, timeout_s, names)
+    if code == 0:
         return
-    text = done.stderr + done.stdout
     errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR:")]
     last = errors[-1] if errors else (text.strip().splitlines() or ["no message"])[-1]
     if _UNREACHABLE.search(text):
@@ -114,6 +107,23 @@ def _pip(requirements: tuple[str, ...], index: tuple[str, ...], target: Path, ti
         f"pip cannot install {names} for Python {version} from wheels (sources are never built: that would run "
         f"their code outside of a box): {last}"
     )
+
+
+async def _output(command: Sequence[str], timeout_s: float, names: str) -> tuple[int, str]:
+    """Exit code and output; the program and its children are gone on timeout and on cancellation."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=STDOUT, stdin=DEVNULL, start_new_session=True
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        raise InfraError(f"pip needed more than {timeout_s:g} s for {names}", cause="packages") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return process.returncode or 0, output.decode("utf-8", "replace")
 
 
 def _portable_scripts(folder: Path) -> None:

@@ -309,7 +309,7 @@ class _Reader:
     def _run(self, item: Instruction) -> None:
         form = item.json_form()
         script = shlex.join(form) if form else _with_bodies(item)
-        found = plan_run(script)
+        found = plan_run(script, installed=bool(self.plan.requirements))
         for reason in found.refused:
             self._refuse(item, reason)
         self.plan.notes += found.notes

@@ -61,15 +61,18 @@ class RunPlan:
     """Absolute paths that have to exist before the script runs: what it makes, and where it writes."""
 
 
-def plan_run(script: str) -> RunPlan:
-    """Take the shell script of a RUN line apart. Never raises."""
+def plan_run(script: str, *, installed: bool = False) -> RunPlan:
+    """Take the shell script of a RUN line apart. Never raises.
+
+    `installed` says that Python packages were named before: they may bring programs that this machine lacks.
+    """
     plan = RunPlan()
     kept: list[tuple[str, str]] = []
     work = False
     defined = set(_FUNCTION.findall(script))
     for command in split(script):
         text = command.text
-        if command.words and command.words[0] not in defined and _handled(command, plan):
+        if command.words and command.words[0] not in defined and _handled(command, plan, installed):
             text = _blank(text)
         elif command.words[:1] == ("mkdir",):
             simple = _mkdir(command, plan)
@@ -105,7 +108,7 @@ def _does_something(command: Command) -> bool:
     return bool(command.words) and command.words[0] not in ("set", "true", ":", "exit")
 
 
-def _handled(command: Command, plan: RunPlan) -> bool:
+def _handled(command: Command, plan: RunPlan, installed: bool) -> bool:
     """Judge one command; True when it must not be run in the box (done otherwise, or without meaning here)."""
     words = command.words
     name = words[0].rsplit("/", 1)[-1]
@@ -121,7 +124,7 @@ def _handled(command: Command, plan: RunPlan) -> bool:
         pass
     elif name in ("chown", "chgrp"):
         plan.notes.append("owners are not changed: everything belongs to the box's only user")
-    elif (reason := _reason(words, name)) is not None:
+    elif (reason := _reason(words, name) or _absent(words, name, installed or bool(plan.installs))) is not None:
         plan.refused.append(reason)
     else:
         return False
@@ -182,9 +185,13 @@ def _reason(words: Sequence[str], name: str) -> str | None:
         return f"runs {name} code that downloads"
     if _is_python(words[0]) and list(words[1:3]) == ["-m", "playwright"]:
         return "playwright needs the network"
-    if "/" not in words[0] and "$" not in words[0] and name not in _BUILTINS and not has_program(name):
-        return f"the program {name} is not on this machine"
     return None
+
+
+def _absent(words: Sequence[str], name: str, installed: bool) -> str | None:
+    if installed or "/" in words[0] or "$" in words[0] or name in _BUILTINS or has_program(name):
+        return None
+    return f"the program {name} is not on this machine"
 
 
 def _is_python(word: str) -> bool:

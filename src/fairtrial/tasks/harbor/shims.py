@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fairtrial.core.ids import digest
 from fairtrial.tasks.harbor.files import folder_digest
-from fairtrial.tasks.harbor.packages import locked
 from fairtrial.tasks.harbor.runline import RunPlan, plan_run
 from fairtrial.tasks.harbor.shell import split
 
@@ -26,13 +25,16 @@ def shims_folder(script: str, cache: Path) -> Path:
     folder = cache / "shims" / digest([folder_digest(_SOURCE), present])
     if folder.is_dir():
         return folder
-    with locked(folder):
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
-                target = Path(making) / "shims"
-                _install(target)
-                (target / "packages").write_text("".join(f"{name}\n" for name in present))
-                target.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
+        target = Path(making) / "shims"
+        _install(target)
+        (target / "packages").write_text("".join(f"{name}\n" for name in present))
+        try:
+            target.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     return folder
 
 
