@@ -193,10 +193,22 @@ def test_nothing_that_a_program_loads_by_itself_reaches_the_verifier(tmp_path):
         "python3 -c 'import json; print(json.__file__)'\n"
         "bash -lc 'python3 -m json.tool /dev/null || true'\n"
         "test ! -e /logs/verifier/forged\n"
-        'test -z "$PYTHONSTARTUP$BASH_ENV$PYTEST_ADDOPTS"\n' + PASS
+        'test -z "$PYTHONSTARTUP$BASH_ENV"\n' + PASS
     )
     modes = {"root/.local/bin/python3": 0o755, "app/python3": 0o755}
     assert judge(tmp_path, script, agent=agent, modes=modes).reward.value == 1
+
+
+def test_a_script_finds_the_modules_beside_it_but_a_snippet_does_not_find_the_agents(tmp_path):
+    agent = {"app/main.py": "import beside\n", "app/beside.py": "", "app/json.py": "raise SystemExit(9)\n"}
+    script = (
+        "cd /app; set -e\npython3 /app/main.py\npython3 -X utf8 -B main.py\npython3 /tests/check.py\n"
+        "python3 -c 'import json; json.dumps'\necho '{}' | python3 -m json.tool\n"
+        "echo 'import json; json.dumps' | python3\n"
+        "python3 -Bc 'import json; json.dumps'\n! python3 -c 'import beside'\n" + PASS
+    )
+    verdict = judge(tmp_path, script, agent=agent, tests={"check.py": "import more\n", "more.py": ""})
+    assert verdict.reward.value == 1, verdict.blobs
 
 
 def test_a_pipe_that_the_agent_left_for_the_verifier_to_wait_on_is_gone(tmp_path):

@@ -137,7 +137,7 @@ async def attempt(
             result.visible = listing
         else:
             result.blobs[f"visible_{step.name}.json"] = listing
-        allowed = _allowed(task, limits, timer)
+        allowed = _allowed(step.agent_timeout_s or task.agent_timeout_s, limits, timer)
         box = Watched(bench.sandbox.box(spec), spec, timer, timer.working_s + allowed)
         run = await _run(agent, box, Mission(trial, task, step, image, files, allowed, seed, meter, timer))
         with timer.waiting():
@@ -182,12 +182,12 @@ def _fresh(files: Path, mounts: Sequence[Mount]) -> None:
     clear_mount_points(files, mounts)
 
 
-def _allowed(task: Task, limits: Limits, timer: Timer) -> float:
+def _allowed(timeout_s: float, limits: Limits, timer: Timer) -> float:
     if limits.seconds is None:
-        return task.agent_timeout_s
+        return timeout_s
     # A little less than the cap: the agent is to be ended here, and judged, before the engine ends the whole trial.
     left = limits.seconds - timer.working_s
-    return max(0.05, min(task.agent_timeout_s, left - min(0.5, 0.1 * limits.seconds)))
+    return max(0.05, min(timeout_s, left - min(2.0, 0.25 * limits.seconds)))
 
 
 async def _run(agent: Agent, box: Watched, mission: Mission) -> Run:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairtrial.core.errors import InfraError, one_line
-from fairtrial.tasks import candidate_program
-from fairtrial.tasks.sandbox.api import Box, End, Execution, Mount
+from fairtrial.tasks import candidate_program, startup_program
+from fairtrial.tasks.sandbox.api import Box, End, Execution
 
 FOLDER = "/runtime/fairtrial"
 """Where the program and its socket are, in the verifier's box only."""
@@ -34,7 +34,7 @@ class Broker:
 
     open_box: Callable[[], Awaitable[Box]]
     folder: Path
-    """An empty host folder for program and socket; mount it with `mount()`."""
+    """Host folder for the socket; the box sees it at FOLDER."""
     seconds: float
     """Of all requests together."""
     requests: int = 2000
@@ -47,17 +47,12 @@ class Broker:
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def mount(self) -> Mount:
-        """The folder as the verifier's box shows it."""
-        return Mount(self.folder, FOLDER)
-
     def env(self) -> dict[str, str]:
-        """What the verifier is told."""
-        return {"FAIRTRIAL_CANDIDATE": f"{FOLDER}/candidate", "FAIRTRIAL_CANDIDATE_SOCKET": f"{FOLDER}/socket"}
+        """What tells the program in the box where to ask; without it, it runs what it is given beside the verifier."""
+        return {"FAIRTRIAL_CANDIDATE_SOCKET": f"{FOLDER}/socket"}
 
     async def start(self) -> None:
-        """Write the program and listen."""
-        write_program(self.folder)
+        """Listen."""
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -138,9 +133,10 @@ class Broker:
         return await self._box.exec(["/bin/sh", "-c", script, "candidate", *argv], stdin=given, timeout_s=timeout)
 
 
-def write_program(folder: Path) -> Path:
-    """Put the program into `folder`; returns its path."""
+def write_programs(folder: Path) -> None:
+    """Put into `folder` what a verifier finds in FOLDER: the program, and what its Pythons load at their start."""
     program = folder / "candidate"
     program.write_text(Path(candidate_program.__file__).read_text("utf-8"), "utf-8")
     program.chmod(0o755)
-    return program
+    (folder / "lib").mkdir()
+    (folder / "lib" / "sitecustomize.py").write_text(Path(startup_program.__file__).read_text("utf-8"), "utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fairtrial.core.errors import InfraError
-from fairtrial.tasks.candidate import Broker
+from fairtrial.tasks.candidate import FOLDER, Broker, write_programs
 from fairtrial.tasks.harbor.image import VerifierTools
 from fairtrial.tasks.reward import Reward, read_reward
 from fairtrial.tasks.sandbox.api import Box, BoxLimits, BoxSpec, End, Execution, Mount, Sandbox
@@ -68,9 +68,10 @@ async def verify(
     """
     verifier = step.verifier
     files = folder / "verifier"
-    mounts = (*tools.mounts, *finished.mounts, Mount(verifier.tests, "/tests"))
+    mounts = (*tools.mounts, *finished.mounts, Mount(verifier.tests, "/tests"), Mount(folder / "broker", FOLDER))
     await asyncio.to_thread(prepare, finished, image, files, mounts)
     (folder / "broker").mkdir()
+    write_programs(folder / "broker")
 
     async def candidate_box() -> Box:
         own = folder / "candidate"
@@ -82,15 +83,11 @@ async def verify(
     shows_sockets = sandbox.isolated
     if shows_sockets:
         await broker.start()
-        mounts = (*mounts, broker.mount())
-        asks = broker.env()
-    else:
-        asks = {}
     spec = BoxSpec(
         files=files,
         mounts=mounts,
         workdir=image.workdir,
-        env=environment(image, tools, verifier.env) | asks,
+        env={**environment(image, tools, verifier.env), **(broker.env() if shows_sockets else {})},
         path=search_path(image, tools),
         network=verifier.network,
         limits=task.limits,
@@ -232,7 +229,9 @@ def environment(image: Image, tools: VerifierTools, own: Mapping[str, str]) -> d
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": ":".join(["/tests", *packages]),
+        "PYTHONPATH": ":".join([f"{FOLDER}/lib", "/tests", *packages]),
+        "PYTEST_ADDOPTS": "-p no:cacheprovider",
+        "FAIRTRIAL_CANDIDATE": f"{FOLDER}/candidate",
     }
     return {**hygiene, **kept, **{name: value for name, value in own.items() if name != "PATH"}}
 
