@@ -1,13 +1,15 @@
 """Writes the two legacy files (environment/data) and the settings that they mean (tests/settings.json).
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`. The files are written by hand, below,
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to
+write elsewhere). The files are written by hand, below,
 and the settings too: nothing here parses the one to get the other.
 """
 
 import json
+import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 
 GATEWAY = r'''# gateway.ini - shipped defaults, do not edit (edit site.ini)
 [global]
@@ -160,11 +162,12 @@ SETTINGS = {
 
 
 def main():
-    folder = HERE / "environment/data"
+    folder = ROOT / "environment/data"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gateway.ini").write_text(GATEWAY, encoding="utf-8", newline="")
     (folder / "site.ini").write_text(SITE, encoding="utf-8", newline="\r\n")
-    (HERE / "tests/settings.json").write_text(json.dumps(SETTINGS, indent=1) + "\n", encoding="utf-8", newline="")
+    (ROOT / "tests").mkdir(exist_ok=True)
+    (ROOT / "tests/settings.json").write_text(json.dumps(SETTINGS, indent=1) + "\n", encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":

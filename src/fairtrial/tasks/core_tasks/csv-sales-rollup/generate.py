@@ -1,16 +1,18 @@
 """Makes this task's data: environment/data (what the agent gets) and tests/ledger.json (the clean ledger behind it).
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`; the same data come out each time.
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to write
+elsewhere); the same data come out each time.
 """
 
 import json
 import random
+import sys
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-DATA = HERE / "environment" / "data"
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
+DATA = ROOT / "environment" / "data"
 
 CATALOG = [
     ("004171", "Trail bottle 0.7 l", "Outdoor"),
@@ -168,8 +170,9 @@ def main():
         "fx": FX,
         "lines": [line for lines in shops.values() for line in lines if line["counted"]],
     }
+    (ROOT / "tests").mkdir(exist_ok=True)
     text = json.dumps(ledger, ensure_ascii=False).replace('{"shop"', '\n{"shop"')
-    (HERE / "tests" / "ledger.json").write_text(text + "\n", encoding="utf-8", newline="")
+    (ROOT / "tests" / "ledger.json").write_text(text + "\n", encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """Makes this task's data: the documents in environment/data and the records behind them in tests/records.json.
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`; the same data come out each time.
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to write
+elsewhere); the same data come out each time.
 Records hold what the document is made from (lines, rates, terms); totals are worked out by the verifier on its own.
 """
 
 import json
 import random
+import sys
 from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 CENT = Decimal("0.01")
 MONTHS_FR = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
 MONTHS_EN = "January February March April May June July August September October November December".split()
@@ -237,16 +239,17 @@ def main():
     for style, (_, _, _, count, credits, _) in STYLES.items():
         documents += [record(rng, style, place < credits) for place in range(count)]
     rng.shuffle(documents)
-    folder = HERE / "environment/data"
+    folder = ROOT / "environment/data"
     folder.mkdir(parents=True, exist_ok=True)
     for place, doc in enumerate(documents, 1):
         doc["file"] = f"doc-{place:02}.txt"
         ending = "\r\n" if place % 5 == 0 else "\n"
         text = ending.join(STYLES[doc["style"]][0](doc)) + ending
         (folder / doc["file"]).write_bytes(text.encode("utf-8"))
+    (ROOT / "tests").mkdir(exist_ok=True)
     keep = ["file", "kind", "number", "issued", "order", "currency", "lines", "discount", "freight", "term", "tax_id"]
     rows = ",\n".join(json.dumps({key: doc[key] for key in keep}, ensure_ascii=False) for doc in documents)
-    (HERE / "tests/records.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8", newline="")
+    (ROOT / "tests/records.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """Makes this task's logs (environment/data/web, auth) and the events behind them (tests/events.json).
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`; the same data come out each time.
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to write
+elsewhere); the same data come out each time.
 Everything is drawn in UTC and written in each log's own clock at the end.
 """
 
 import gzip
 import json
 import random
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 PROXY = "10.0.0.5"
 INTRUDER, SECOND, GUESSER, LOUD = "203.0.113.77", "198.51.100.23", "203.0.113.150", "198.51.100.200"
 KEY = "/home/deploy/.ssh/id_ed25519"
@@ -139,7 +141,7 @@ def main():
     web = sorted(ordinary(rng) + deeds, key=lambda row: row[0])
     others, failures = background_auth(rng)
     auth = sorted(others + logins, key=lambda event: event[0])
-    folder = HERE / "environment/data"
+    folder = ROOT / "environment/data"
     for name in ("web", "auth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     cuts = [utc("24 22:00:00"), utc("25 02:10:00")]
@@ -155,6 +157,7 @@ def main():
         pieces[at >= utc("25 05:25:00")] += f"{local(at)} portal1 {text.format(p=number)}\n"
     (folder / "auth/auth.log.1").write_text(pieces[0], encoding="utf-8", newline="")
     (folder / "auth/auth.log").write_text(pieces[1], encoding="utf-8", newline="")
+    (ROOT / "tests").mkdir(exist_ok=True)
     events = {
         "outside": [[row[0].isoformat() + "Z", row[1], path, row[7]] for row, path in zip(deeds[1:6], [
             "/etc/hostname", "/etc/passwd", "/root/.ssh/id_ed25519", "/home/jmeyer/.ssh/id_rsa", KEY], strict=True)],
@@ -164,7 +167,7 @@ def main():
         "created": "svc-backup",
         "failures": failures,
     }  # fmt: skip
-    (HERE / "tests/events.json").write_text(json.dumps(events, indent=1) + "\n", encoding="utf-8", newline="")
+    (ROOT / "tests/events.json").write_text(json.dumps(events, indent=1) + "\n", encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":

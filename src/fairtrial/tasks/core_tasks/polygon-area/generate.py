@@ -1,14 +1,16 @@
 """Makes this task's data: environment/data (what the agent gets) and the pristine copies in tests/data.
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`; the same data come out each time.
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to write
+elsewhere); the same data come out each time.
 """
 
 import json
 import math
 import random
+import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 METRES = {"m": 1.0, "ft": 0.3048, "ftUS": 1200 / 3937, "ch": 20.1168}
 PLACES = {"m": 2, "ft": 2, "ftUS": 2, "ch": 4}
 EAST, NORTH, CELL = 431_200.0, 178_400.0, 260.0
@@ -108,7 +110,7 @@ def main():
     rng.shuffle(records)
     table = "well,x,y\n" + "".join(f"W{number:02},{x:.2f},{y:.2f}\n" for number, (x, y) in enumerate(kept, 1))
     text = "[\n" + ",\n".join(json.dumps(entry) for entry in records) + "\n]\n"
-    for folder in (HERE / "environment/data", HERE / "tests/data"):
+    for folder in (ROOT / "environment/data", ROOT / "tests/data"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "parcels.json").write_text(text, encoding="utf-8", newline="")
         (folder / "wells.csv").write_text(table, encoding="utf-8", newline="")

@@ -1,14 +1,16 @@
 """Makes this task's data: environment/data (what the agent gets) and the pristine copies in tests/data.
 
-Not part of the environment: run it by hand after a change, `python3 generate.py`; the same data come out each time.
+Not part of the environment: run it by hand after a change, `python3 generate.py` (or `generate.py FOLDER` to write
+elsewhere); the same data come out each time.
 Keep in mind that a rota must exist: the oracle finds one by search. One of the wishes cannot come true.
 """
 
 import json
+import sys
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 MONDAY = date(2026, 3, 23)
 DAYS = ["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
 
@@ -78,7 +80,7 @@ def main():
         "absences.csv": table(["name", "from", "until", "reason"], ABSENCES),
         "wishes.csv": table(["name", "shift", "wish"], WISHES),
     }
-    for folder in (HERE / "environment/data", HERE / "tests/data"):
+    for folder in (ROOT / "environment/data", ROOT / "tests/data"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="")

@@ -6,12 +6,15 @@ _nonce, _write, _dumps = _in["nonce"], sys.stdout.write, json.dumps
 sys.path.insert(0, "/app")
 
 
-def _given(value):
-    return [tuple(pair) for pair in value] if isinstance(value, list) else value
+def _given(value, kind):
+    """An argument: a list of intervals, the name of a shared one, or a number."""
+    if isinstance(value, str):
+        value = _in["shared"][value]
+    return [kind(pair) for pair in value] if isinstance(value, list) else value
 
 
 def _one(spans, name, raw, lists):
-    args = [([list(pair) for pair in value] if lists else _given(value)) if isinstance(value, list) else value for value in raw]
+    args = [_given(value, list if lists else tuple) for value in raw]
     before = repr(args)
     try:
         answer = getattr(spans, name)(*args)

@@ -160,7 +160,7 @@ def checks():
     for maxsize, ttl in [(0, None), (-1, 3), (2, 0), (2, -1)]:
         cases.append({"kind": "cache", "maxsize": maxsize, "ttl": ttl, "ops": []})
     code = (TESTS / "driver.py").read_text(encoding="utf-8")
-    answers = grading.run_candidate(code, {"cases": cases}, 20)
+    answers = grading.run_candidate(code, {"cases": cases})
     if not isinstance(answers, list) or len(answers) != len(cases):
         raise grading.Refused("the code under test did not answer every case")
     groups = {}

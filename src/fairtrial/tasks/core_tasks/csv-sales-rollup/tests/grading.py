@@ -41,9 +41,10 @@ def read_bytes(path, limit=1_000_000):
         raise Refused(f"{path}: no such file") from None
     except OSError as error:
         raise Refused(f"{path}: cannot be opened ({error.strerror}; links are not followed)") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused(f"{path}: not a regular file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Refused(f"{path}: not a regular file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Refused(f"{path}: longer than {limit} bytes")
@@ -105,7 +106,7 @@ def is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
-def run_candidate(code, payload, timeout_s=20):
+def run_candidate(code, payload, timeout_s=15):
     """Run `code` beside the agent's files, and give back what it reports.
 
     The code finds `payload` (JSON) on standard input with a nonce in it, and must print one line: the nonce, a space,
@@ -141,7 +142,7 @@ def run_candidate(code, payload, timeout_s=20):
             preexec_fn=limits,
         )
         try:
-            process.wait(timeout_s + 10)
+            process.wait(timeout_s + (10 if box else 0))
         except subprocess.TimeoutExpired:
             pass
         finally:

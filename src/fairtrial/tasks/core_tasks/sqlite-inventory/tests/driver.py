@@ -13,7 +13,8 @@ def _ask(tables, query):
     for table, rows in tables.items():
         base.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
     base.commit()
-    end = time.monotonic() + 2
+    base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000)
+    end = time.monotonic() + 1
     base.set_progress_handler(lambda: time.monotonic() > end, 10_000)
     try:
         rows = base.execute(query).fetchmany(2000)
@@ -26,6 +27,15 @@ def _ask(tables, query):
         base.close()
 
 
-_answers = [[_ask(tables, query) for tables in _in["bases"]] for query in _in["queries"]]
+def _ask_all(query):
+    answers = []
+    for tables in _in["bases"]:
+        # A query that fails once is not tried again: six slow ones must not use up the verifier's time.
+        failed = answers and isinstance(answers[-1], str)
+        answers.append(answers[-1] if failed else _ask(tables, query))
+    return answers
+
+
+_answers = [_ask_all(query) for query in _in["queries"]]
 sys.stdout.write("\n" + _in["nonce"] + " " + json.dumps(_answers, allow_nan=False) + "\n")
 sys.stdout.flush()

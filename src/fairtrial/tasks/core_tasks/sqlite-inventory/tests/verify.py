@@ -117,24 +117,43 @@ def same(rows, truth):
     )
 
 
+def ask(queries, tables, timeout_s):
+    """For each query its rows (or an error's words) on each database."""
+    code = (TESTS / "driver.py").read_text(encoding="utf-8")
+    payload = {"schema": fill.SCHEMA, "bases": tables, "queries": queries}
+    answers = grading.run_candidate(code, payload, timeout_s)
+    if not isinstance(answers, list) or [len(answer) for answer in answers if isinstance(answer, list)] != [len(tables)] * len(queries):
+        raise grading.Refused("the queries gave no usable answer")
+    return answers
+
+
+def answers_of(queries, tables):
+    """All at once; one by one when some query brings the whole run down, so that it spoils only itself."""
+    try:
+        return ask(queries, tables, 12)
+    except grading.Refused:
+        pass
+    found = []
+    for query in queries[:6]:
+        try:
+            found += ask([query], tables, 6)
+        except grading.Refused as error:
+            found.append([str(error)] * len(tables))
+    return found
+
+
 def checks():
-    found, asked = [], []
+    found, names, queries = [], [], []
     for name in QUERIES:
         try:
-            text = grading.read_text(grading.APP / "queries" / f"{name}.sql", 20_000)
-            asked.append((name, text))
+            queries.append(grading.read_text(grading.APP / "queries" / f"{name}.sql", 20_000))
+            names.append(name)
         except grading.Refused as error:
             found.append((name, 0.0, str(error)))
     tables = bases()
-    code = (TESTS / "driver.py").read_text(encoding="utf-8")
-    for name, text in asked:
-        try:
-            payload = {"schema": fill.SCHEMA, "bases": tables, "queries": [text]}
-            answers = grading.run_candidate(code, payload, 15)[0]
-            marks = [same(rows, QUERIES[name](base)) for rows, base in zip(answers, tables, strict=True)]
-            words = next((rows for rows in answers if isinstance(rows, str)), "")
-        except (grading.Refused, TypeError, LookupError, ValueError) as error:
-            marks, words = [False], str(error)
+    for name, answers in zip(names, answers_of(queries, tables) if queries else [], strict=True):
+        marks = [same(rows, QUERIES[name](base)) for rows, base in zip(answers, tables, strict=True)]
+        words = next((rows for rows in answers if isinstance(rows, str)), "")
         told = f"this database {'right' if marks[0] else 'wrong'}, {sum(marks[1:])} of {len(marks) - 1} others right {words}"
         found.append((name, float(all(marks)), grading.shown(told, 300)))
     return found
