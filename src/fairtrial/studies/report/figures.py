@@ -30,11 +30,11 @@ def forest(result: StudyResult) -> str:
     for row, effect in enumerate(reversed(effects)):
         _forest_row(axes, row, effect)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(effects)), [effect.arm for effect in reversed(effects)], color=INK)
+    axes.set_yticks(range(len(effects)), [_label(effect.arm) for effect in reversed(effects)], color=INK)
     axes.set_ylim(-0.6, len(effects) - 0.4)
     span = max([abs(value) for effect in effects for value in effect.differences.values()] + [0.05])
     axes.set_xlim(-1.08 * span, 1.08 * span)
-    axes.set_xlabel(f"{result.score}: arm minus {result.control}, per task and on average", color=MUTED)
+    axes.set_xlabel(f"{result.score}: arm minus {_label(result.control)}, per task and on average", color=MUTED)
     return _svg(figure)
 
 
@@ -63,7 +63,7 @@ def outcome_mix(result: StudyResult) -> str:
         if any(counts):
             axes.barh(range(len(arms)), counts, left=left, color=colour, height=0.62, label=outcome)
             left = [before + count for before, count in zip(left, counts, strict=True)]
-    axes.set_yticks(range(len(arms)), [arm.name for arm in arms], color=INK)
+    axes.set_yticks(range(len(arms)), [_label(arm.name) for arm in arms], color=INK)
     axes.set_xlabel("trials", color=MUTED)
     axes.legend(ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9, labelcolor=MUTED)
     return _svg(figure)
@@ -86,13 +86,18 @@ def spending(result: StudyResult) -> str:
                 continue
             axes.scatter([value], [arm.mean], s=48, color=INK if arm.control else "#2f6fb0", zorder=3)
             axes.annotate(
-                arm.name, (value, arm.mean), xytext=(7, 5), textcoords="offset points", fontsize=9, color=MUTED
+                _label(arm.name), (value, arm.mean), xytext=(7, 5), textcoords="offset points", fontsize=9, color=MUTED
             )
         axes.set_ylim(-0.06, 1.12)
         axes.set_xlim(left=0, right=1.25 * max([*values, 1e-9]))
         axes.set_xlabel(label, color=MUTED)
         axes.set_ylabel(result.score, color=MUTED)
     return _svg(figure)
+
+
+def _label(name: str) -> str:
+    """A name that fits beside an axis, with nothing that matplotlib reads as mathematics."""
+    return (name if len(name) <= 28 else name[:27] + "…").replace("$", r"\$")
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairtrial.agents.baseline import program
 from fairtrial.tasks.core_tasks import path as core_tasks
+
+PROGRAM = Path(__file__).resolve().parents[2] / "recipes" / "rule_agent" / "solver.py"
 
 
 def solve(root: Path, instruction: str) -> list[str]:
     """Run the program the way a box does; its transcript."""
-    command = [sys.executable, "-I", str(program())]
+    command = [sys.executable, "-I", str(PROGRAM)]
     done = subprocess.run(command, cwd=root, input=instruction, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.splitlines()
 
@@ -86,7 +87,7 @@ def test_what_it_does_not_know_it_leaves_alone(tmp_path: Path) -> None:
 
 
 def test_it_names_no_task_and_reads_no_tests_or_solutions() -> None:
-    text = program().read_text("utf-8")
+    text = PROGRAM.read_text("utf-8")
     for folder in core_tasks().iterdir():
         assert folder.name not in text or folder.name.startswith("_")
     for word in ("/tests", "/solution", "/logs", "/runtime", "solve.sh", "reward"):
