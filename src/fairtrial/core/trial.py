@@ -89,7 +89,9 @@ class Worker(Protocol):
         """Run one trial.
 
         Returns a record with the job's key. Raises InfraError (retried, then errored); LimitExceeded and the
-        engine's own deadline become a failed record by `failed_scores`. Cancellation must leave no process behind.
+        engine's own deadline become a failed record by `failed_scores`. Cancellation must leave no process behind;
+        a worker that answers it with a record keeps its trajectory in the failed one. A returned record that is
+        errored is tried again unless it carries the flag "not_retryable".
         """
         ...
 
