@@ -142,9 +142,11 @@ class Command:
 
     def describe(self) -> Mapping[str, str]:
         """The command, and the digest of the user's files."""
-        facts = {"agent": f"command: {shlex.join(self.settings.command)}", "network": self.settings.network}
+        facts = {"agent": f"command: {shlex.join(self.settings.command)}"}
+        if self.settings.network == "public":
+            facts["network"] = "public, whatever the task says"
         if self._files:
-            facts["files"] = self._files_digest()
+            facts["files"] = f"{', '.join(path.name for path in self._files)} (sha256 {self._files_digest()[:16]})"
         return facts
 
     def _files_digest(self) -> str:

@@ -307,7 +307,7 @@ def _warnings(
             warnings.append(text)
     for name in _ordered(study):
         for flag, count in sorted(flags.get(name, {}).items()):
-            warnings.append(f"{name}: {flag} ({count} trials).")
+            warnings.append(f"Noticed in {name}: {flag.replace('_', ' ')} ({count} trials).")
         skipped = mixes[name].skipped
         if skipped:
             warnings.append(f"{name}: {skipped} trials were skipped, the study's budget was spent.")

@@ -89,6 +89,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> N
     before, _ = study_of(old, where)
     after, _ = study_of(new, where)
     changes = list(_differences(before.frozen_part(), after.frozen_part(), ""))
+    changes += _differences(old["arms"], new["arms"], "arms")
     tasks_before = {task["id"]: task["digest"] for task in old["tasks"]}
     tasks_after = {task["id"]: task["digest"] for task in new["tasks"]}
     for task in sorted(tasks_before.keys() | tasks_after.keys()):

@@ -50,8 +50,8 @@ def test_a_genuine_folder_with_a_verifier_put_in_becomes_a_task(tmp_path):
         read_task(folder)
     (folder / "tests" / "test.sh").write_text("uvx --with pytest==8.4.1 pytest /tests/x.py\n")
     task = read_task(folder)
-    assert task.info.family == "control-systems"
-    assert "pid" in task.info.tags
+    assert task.info.family is None, "a category is a subject, not a family"
+    assert task.info.tags[0] == "control-systems" and "pid" in task.info.tags
     assert len(task.skills) == 5
     assert (task.limits.memory_mb, task.limits.cpus, task.limits.disk_mb) == (2048, 2, 5120)
     assert task.network == "none"
@@ -128,7 +128,7 @@ def test_any_single_file_task_is_tables_or_a_user_error(text):
 def test_the_single_file_form_is_the_same_task(tmp_path):
     folder = tmp_path / "single"
     for path, text in {
-        "task.md": "---\nschema_version: '1.3'\nmetadata: {category: text}\nagent:\n  timeout_sec: 40\nenvironment:\n"
+        "task.md": "---\nschema_version: '1.3'\nmetadata: {category: text, family: texts}\nagent:\n  timeout_sec: 40\nenvironment:\n"
         "  cpus: 2\n  memory_mb: 512\n  network_mode: public\n---\n# Do it\n\n---\nend\n",
         "environment/Dockerfile": "FROM debian\n",
         "oracle/solve.sh": "true\n",
@@ -139,7 +139,7 @@ def test_the_single_file_form_is_the_same_task(tmp_path):
     task = read_task(folder)
     assert task.steps[0].instruction == "# Do it\n\n---\nend"
     assert task.steps[0].solution == folder / "oracle"
-    assert (task.agent_timeout_s, task.limits.memory_mb, task.network, task.info.family) == (40, 512, "public", "text")
+    assert (task.agent_timeout_s, task.limits.memory_mb, task.network, task.info.family) == (40, 512, "public", "texts")
 
 
 def test_the_hosts_variables_never_reach_a_task(tmp_path, monkeypatch):

@@ -64,6 +64,7 @@ def outcome_mix(result: StudyResult) -> str:
             axes.barh(range(len(arms)), counts, left=left, color=colour, height=0.62, label=outcome)
             left = [before + count for before, count in zip(left, counts, strict=True)]
     axes.set_yticks(range(len(arms)), [_label(arm.name) for arm in arms], color=INK)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trials", color=MUTED)
     axes.legend(ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9, labelcolor=MUTED)
     return _svg(figure)

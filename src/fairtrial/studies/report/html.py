@@ -54,6 +54,7 @@ def render(result: StudyResult) -> str:
         policy=f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'",
         charts=_charts(result),
         matrix=_matrix(result),
+        outcomes=[name for name in figures.OUTCOMES if any(getattr(arm.mix, name) for arm in result.arms)],
         spent=any(arm.tokens or arm.cost_usd for arm in result.arms),
         passes=sorted({each.k for arm in result.arms for each in arm.pass_k}),
         treatments=list(dict.fromkeys(name for effect in result.effects for name in effect.sensitivity)),

@@ -70,14 +70,13 @@ def read_task(path: Path, *, environ: Mapping[str, str] | None = None) -> Task:
     network = _network(settings.environment.network_mode, settings.environment.allow_internet, "environment", warnings)
     steps = tuple(_steps(path, declared, environ or {}, warnings))
     solution_env = _filled(settings.solution.env, environ or {}, "solution.env", warnings)
-    category = settings.metadata.get("category")
-    tags = settings.metadata.get("tags")
+    family = settings.metadata.get("family")
     return Task(
         info=TaskInfo(
             id=check_name(path.name, "task"),
             digest=folder_digest(path),
-            family=category if isinstance(category, str) else None,
-            tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+            family=family if isinstance(family, str) else None,
+            tags=_tags(settings.metadata),
         ),
         path=path,
         steps=steps,
@@ -145,6 +144,13 @@ def _without_meaning(settings: TaskToml) -> Iterator[str]:
     for item in settings.artifacts:
         if not isinstance(item, str) and (item.destination or item.exclude or item.service):
             yield f"artifact {item.source}: kept whole under its own path; destination, exclude, service mean nothing"
+
+
+def _tags(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The category first, then the tags. A category is a subject, not a family: its tasks stay independent."""
+    tags = metadata.get("tags")
+    named = [metadata.get("category"), *(tags if isinstance(tags, list) else [])]
+    return tuple(dict.fromkeys(tag for tag in named if isinstance(tag, str)))
 
 
 def _skills(folder: Path, warnings: list[str]) -> Iterator[Skill]:
