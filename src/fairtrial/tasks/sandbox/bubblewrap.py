@@ -1,6 +1,7 @@
 """Boxes with bubblewrap: namespaces for files, processes, network, users; needs no container engine and no root.
 
-Every capability is dropped and no-new-privileges is set (bubblewrap's own doing). There is no seccomp filter: the
+Every capability is dropped and no-new-privileges is set (bubblewrap's own doing), and the program cannot
+make user namespaces of its own (from bubblewrap 0.8). There is no seccomp filter: the
 system-call surface is the kernel's, as for any unprivileged program.
 """
 
@@ -42,7 +43,7 @@ def _command(spec: BoxSpec, places: Sequence[Place], env: Mapping[str, str]) -> 
     program = _program()
     if program is None:
         raise InfraError(f"bwrap is not on PATH; {_REMEDY}", cause="sandbox", retryable=False)
-    options = [*_RULES, *_IDENTITY]
+    options = [*_RULES, *_IDENTITY, *_hardening()]
     if spec.network == "public":
         options.append("--share-net")
     for place in places:
@@ -72,6 +73,15 @@ def _options(place: Place) -> list[str]:
 @cache
 def _program() -> str | None:
     return shutil.which("bwrap")
+
+
+@cache
+def _hardening() -> tuple[str, ...]:
+    """No user namespaces of the program's own, where bubblewrap (0.8 and later) and the kernel can do that."""
+    wanted = ("--unshare-user", "--disable-userns")
+    tried = [str(_program()), *wanted, "--ro-bind", "/", "/", "--", "/bin/sh", "-c", ":"]
+    done = subprocess.run(tried, capture_output=True, check=False, env={})
+    return wanted if done.returncode == 0 else ()
 
 
 @cache

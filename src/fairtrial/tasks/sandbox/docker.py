@@ -3,7 +3,7 @@
 Written against the engines' documented command line and tested here for its arguments and for what `available` says;
 it has NOT been run against an engine, since none was at hand. The image is named by FAIRTRIAL_IMAGE and must be on the
 machine already (nothing is pulled). Two things are coarser than with bubblewrap: an exit code above 128 is read as a
-signal, and CPU seconds are not measured (0) nor capped over all processes together, only for each. A driver that is killed
+signal, and CPU seconds are not measured (0) and are capped for each process, not over all. A driver that is killed
 outright leaves its container, whose name begins with "fairtrial-". The image's system folders take the host's place.
 """
 

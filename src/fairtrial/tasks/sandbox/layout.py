@@ -55,6 +55,7 @@ def plan(spec: BoxSpec) -> tuple[Place, ...]:
         *system(),
         Place("ro", "/etc", str(etc)),
         Place("proc", "/proc"),
+        Place("freeze", "/proc"),  # or a box of root could write the host's /proc/sys and /proc/sysrq-trigger
         Place("dev", "/dev"),
         *(Place("tmpfs", f"/{name}", size_mb=scratch) for name in _PRIVATE if not (spec.files / name).is_dir()),
     ]

@@ -209,11 +209,13 @@ class _Running:
         )
 
     def _exit_code(self, truth: processes.Stat | None) -> int:
-        """From the zombie; where a limit ended it, SIGKILL; where the box was torn down from inside, init's word."""
+        """From the zombie; where a limit ended it, SIGKILL; where something inside collected it, what that reported."""
         if self.program_dead.done() and truth is not None and truth.state in "ZX":
             return os.waitstatus_to_exitcode(truth.wait_status)
         if self.cause is not None:
             return -signal.SIGKILL
+        if self.last_word is not None:
+            return self.last_word
         code = os.waitstatus_to_exitcode(self.status)
         return 128 - code if code > 128 else code
 
@@ -274,6 +276,21 @@ class _Running:
             if not alive:
                 return
 
+    async def _kill_unborn(self) -> None:
+        """Kill a box that has not reached the gate. Its first process may not be bound to the outer one's life yet."""
+        os.kill(self.outer, signal.SIGSTOP)
+        while (outer := processes.stat(self.outer)) is not None and outer.state not in "TZX":
+            await asyncio.sleep(0.0005)
+        ends: list[asyncio.Future[None]] = []
+        for pid in processes.descendants(self.outer):
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                ends.append(self._on_end(pidfd))
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for end in ends:
+            await end
+        os.kill(self.outer, signal.SIGKILL)
+
     async def destroy(self) -> None:
         """Kill the box and wait until all of it is dead, then take the accounts. May be called again."""
         if self.usage is not None:
@@ -286,9 +303,10 @@ class _Running:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_fd, signal.SIGKILL)
         else:
-            os.kill(self.outer, signal.SIGKILL)
-        self.gate.close()
+            await self._kill_unborn()
         await self.outer_dead
+        self.last_word = gate.last_word(self.gate)
+        self.gate.close()
         _, self.status, self.usage = os.wait4(self.outer, 0)
         self.diagnosis = os.pread(self.said, 4096, 0)
         os.close(self.said)

@@ -1,7 +1,8 @@
 """Boxes with util-linux alone (unshare, mount, pivot_root, setpriv): the same layout and rules without bubblewrap.
 
 Slower than bubblewrap, since every mount is a program of its own. Capabilities are dropped and no-new-privileges is set
-before the program starts; there is no seccomp filter. Submounts of a shown host folder keep their own write permission.
+before the program starts, and it cannot make user namespaces of its own; there is no seccomp filter. Submounts of a
+shown host folder keep their own write permission.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from fairtrial.core.errors import InfraError
+from fairtrial.tasks.sandbox import gate
 from fairtrial.tasks.sandbox.api import Availability, BoxSpec
 from fairtrial.tasks.sandbox.box import NamespaceBox, probe
 from fairtrial.tasks.sandbox.bubblewrap import user_namespaces
@@ -73,12 +75,11 @@ def _script(spec: BoxSpec, places: Sequence[Place], env: Mapping[str, str]) -> I
     for place in places:
         if place.target != "/":
             yield from _steps(place)
-    yield "echo box > proc/sys/kernel/hostname || :"
     yield "pivot_root . .old; cd /; umount -l /.old; rmdir /.old"
     yield "mount -o remount,bind,ro,nosuid,nodev /"
     words = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *_DROP]
     yield "set +e"
-    yield f'{shlex.join(words)} "$@" 2>&5 4<&- 5>&-; exit $?'
+    yield f'{shlex.join(words)} "$@" 2>&5 4<&- 5>&-; {gate.LAST_WORD}'
 
 
 def _steps(place: Place) -> Iterator[str]:
@@ -99,9 +100,10 @@ def _steps(place: Place) -> Iterator[str]:
         case "symlink":
             yield f"mkdir -p {parent}; ln -s {shlex.quote(place.source)} {target}"
         case "freeze":
-            yield f"mount -o remount,bind,ro,nosuid,nodev {target}"
+            yield f"mount -o remount,bind,ro,nosuid,nodev{',noexec' if place.target == '/proc' else ''} {target}"
         case "proc":
             yield f"mkdir -p {target}; mount -t proc -o nosuid,nodev,noexec proc {target}"
+            yield "echo box > proc/sys/kernel/hostname || :; echo 0 > proc/sys/user/max_user_namespaces || :"
         case "dev":
             yield f"mkdir -p {target}; mount -t tmpfs -o mode=0755,nosuid tmpfs {target}; mkdir dev/shm dev/pts"
             for name in _DEVICES:
