@@ -8,7 +8,7 @@ import grading
 import model
 
 TESTS = Path(__file__).resolve().parent
-LARGE = 30_000
+LARGE = 20_000
 
 
 def ask(cases, **shared):

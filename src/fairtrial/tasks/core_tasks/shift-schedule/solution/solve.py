@@ -73,11 +73,11 @@ def search(shifts, staff, wishes, rng):
     allowed = {key: [name for name in staff if possible(shift, staff[name])] for key, shift in shifts.items()}
     rota = {key: rng.sample(allowed[key], shift["people"]) for key, shift in shifts.items()}
     slots = [(key, place) for key, shift in shifts.items() for place in range(shift["people"])]
-    cost, heat = total_cost(rota, shifts, staff, wishes), 2.0
-    for _ in range(12_000):
+    cost, heat = total_cost(rota, shifts, staff, wishes), 1.0
+    for _ in range(3_000):
         if cost == 0:
             return rota
-        heat = max(0.15, heat * 0.9995)
+        heat = max(0.3, heat * 0.998)
         key, place = rng.choice(slots)
         old = rota[key][place]
         rota[key][place] = rng.choice(allowed[key])
@@ -91,7 +91,7 @@ def search(shifts, staff, wishes, rng):
 
 def main():
     shifts, staff, wishes = load()
-    for seed in range(20):
+    for seed in range(80):
         rota = search(shifts, staff, wishes, random.Random(seed))
         if rota is not None:
             break
