@@ -52,6 +52,14 @@ def test_a_deadline_counts_working_time_to_the_second(bench):
     assert seconds == 1010
 
 
+def test_deadlines_end_wherever_on_the_clock_they_begin(bench):
+    """At large odd times the clock's floats cannot hit a limit of 0.1 s exactly."""
+    jobs = [job(task=f"t{n}", seconds=0.1) for n in range(60)]
+    rules = [{"task": "t?", "wait_s": 1e5 / 3, "work_s": 9.0}, {"wait_s": 0.7, "work_s": 9.0}]
+    records, _ = run(bench, jobs, rules, in_flight=1)
+    assert {record.cause for record in records} == {"seconds"} and len(records) == 60
+
+
 def test_sixty_seconds_of_429_cost_no_working_time(bench):
     jobs = block_jobs(20, seconds=5)
     rules = [{"outage": [0, 60], "on_outage": "wait", "wait_s": 0.5, "work_s": 1.0, "reward": 1.0}]

@@ -22,6 +22,8 @@ NOT_RETRYABLE = "not_retryable"
 IGNORED_CANCELLATION = "ignored_cancellation"
 """Flag of a trial whose worker went on after it was told to stop, and was given up or killed."""
 _MESSAGE_CAP = 8000
+_TICK = 1e-9
+"""Seconds below which a limit is reached: a clock's floats may not be able to advance by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ async def run_attempt(
     else:
         task = asyncio.create_task(answer)
         overrun, result = await _within(task, timer, limit, clock, grace_s)
-        late = isinstance(result, Record) and result.outcome is Outcome.SCORED and timer.working_s > limit
+        late = isinstance(result, Record) and result.outcome is Outcome.SCORED and timer.working_s > limit + _TICK
         overrun = overrun or late
     if isinstance(result, StorageError):
         raise result
@@ -106,7 +108,7 @@ async def _within(
     changed = asyncio.Event()
     timer.on_change = changed.set
     try:
-        while not task.done() and (timer.is_waiting or timer.working_s < limit):
+        while not task.done() and (timer.is_waiting or timer.working_s < limit - _TICK):
             changed.clear()
             pause = changed.wait() if timer.is_waiting else clock.sleep(limit - timer.working_s)
             await _first(task, pause, changed.wait())
