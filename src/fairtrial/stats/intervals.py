@@ -29,8 +29,9 @@ class Interval:
         return self.high - self.low
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside."""
-        return value < self.low or value > self.high
+        """Whether `value` lies outside; the ends belong to the interval, whatever rounding did to them."""
+        slack = 1e-9 * self.width
+        return value < self.low - slack or value > self.high + slack
 
 
 def check_level(value: float, what: str = "confidence") -> float:
@@ -115,5 +116,6 @@ def bca(
     if np.any(1 - acceleration * shifted <= 0):
         return None
     levels = [NORMAL.cdf(bias + float(z) / (1 - acceleration * float(z))) for z in shifted]
-    low, high = np.quantile(draws, levels)
+    scale = float(np.abs(draws).max())
+    low, high = np.round(np.quantile(draws, levels) / scale, 12) * scale  # an end at zero is zero, not 1e-17
     return Interval(float(low), float(high), confidence, "bca")

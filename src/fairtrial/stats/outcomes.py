@@ -75,8 +75,7 @@ def attrition_warning(
     shares = sorted((arm.dropped_share, control.dropped_share), reverse=True)
     return (
         f"Differential attrition: {shares[0]:.1%} of {more}'s trials have no score against {shares[1]:.1%} "
-        f"of {less}'s; "
-        "what went missing may not be like what stayed, so read the sensitivity table."
+        f"of {less}'s; what went missing may not be like what stayed, so read the sensitivity table."
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairtrial.core.errors import UserError
-from fairtrial.stats.scores import Array, Rng
+from fairtrial.stats.scores import Array, Rng, group_sums
 
 ENUMERATE = 16
 """Up to so many non-zero units all 2^n flips are enumerated."""
@@ -27,7 +27,7 @@ class FlipTest:
     """Two-sided p of a sign-flip test, in two versions that differ where many flips tie with what was observed.
 
     Scores of 0 and 1 give few different sums, so ties are frequent, and counting them in full makes the test miss its
-    level: at 87 tasks x 3 repeats it raises 3.9 % false alarms instead of 5 %, at 16 tasks 1.1 %.
+    level: at 87 tasks x 3 repeats it raises under 4 % false alarms instead of 5 %, at 16 tasks 1 %.
     """
 
     p: float
@@ -54,7 +54,7 @@ def sign_flip(
     """
     if len(differences) == 0:
         raise UserError("a permutation test needs at least one difference")
-    sums = differences if labels is None else np.bincount(labels, weights=differences)
+    sums = group_sums(differences, labels)
     observed = abs(float(sums.sum()))
     sizes = np.sort(np.abs(sums))
     tolerance = 1e-9 * float(sizes.sum())
@@ -80,13 +80,14 @@ def _enumerated(sizes: Array, observed: float, tolerance: float) -> FlipTest:
 
 def _on_lattice(sizes: Array) -> NDArray[np.int64] | None:
     """The sizes as whole numbers of a common step, or None where there is no such step of a reasonable size."""
-    different = np.unique(sizes)
+    ratios: Array = sizes / float(sizes[0])
+    different = np.unique(ratios)
     if len(different) > 1000:
         return None
     for steps in range(1, _LATTICE_STEPS + 1):
         scaled = different * steps
-        if np.all(np.abs(scaled - np.round(scaled)) < 1e-9 * np.maximum(1.0, scaled)):
-            whole = np.round(sizes * steps).astype(np.int64)
+        if np.all(np.abs(scaled - np.round(scaled)) < 1e-9 * scaled):
+            whole = np.round(ratios * steps).astype(np.int64)
             return whole if int(whole.sum()) <= _LATTICE_TOTAL else None
     return None
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fairtrial.core.errors import UserError
 from fairtrial.stats.intervals import Interval, bca
-from fairtrial.stats.scores import Array, Rng
+from fairtrial.stats.scores import Array, Rng, group_sums
 
 _CELLS = 1 << 20
 """Random numbers held at once."""
@@ -55,8 +55,7 @@ def collapse(columns: Array, labels: NDArray[np.intp] | None = None) -> Units:
         sums, sizes = columns, np.ones(len(columns))
     else:
         sizes = np.bincount(labels).astype(np.float64)
-        summed = [np.bincount(labels, weights=column) for column in columns.T]
-        sums = np.stack(summed, axis=1).astype(np.float64, copy=False)
+        sums = np.stack([group_sums(column, labels) for column in columns.T], axis=1)
     scale = np.abs(sums).max(axis=0)
     keys = np.round(sums / np.where(scale > 0, scale, 1), 12)
     _, first, counts = np.unique(np.column_stack([keys, sizes]), axis=0, return_index=True, return_counts=True)
@@ -88,14 +87,16 @@ def _gather(values: Array, resamples: int, generator: np.random.Generator) -> Ar
     return drawn
 
 
-def bca_of(statistic: Statistic, units: Units, drawn: tuple[Array, Array], confidence: float) -> Interval | None:
+def bca_of(
+    statistic: Statistic, units: Units, drawn: tuple[Array, Array], confidence: float, *, widen: bool = True
+) -> Interval | None:
     """BCa interval of `statistic` from resamples that were drawn once; None where they cannot give one."""
     sums, size = units.totals()
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(statistic(sums, size))
         draws = statistic(*drawn)
         jackknife = statistic(sums - units.sums, size - units.sizes)
-    return bca(estimate, draws, jackknife, units.counts.astype(np.float64), confidence)
+    return bca(estimate, draws, jackknife, units.counts.astype(np.float64), confidence, widen=widen)
 
 
 def mean_of_first(sums: Array, sizes: Array) -> Array:

@@ -110,3 +110,8 @@ def families(tasks: Sequence[str], clusters: Mapping[str, str] | None) -> tuple[
 def labels(names: Sequence[str] | None) -> NDArray[np.intp] | None:
     """Family names as integers 0 .. G-1."""
     return None if names is None else np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)[1]
+
+
+def group_sums(values: Array, labels: NDArray[np.intp] | None) -> Array:
+    """The sum of `values` [N] in each family [G]; the values themselves where there are no families."""
+    return values if labels is None else np.bincount(labels, weights=values).astype(np.float64, copy=False)
