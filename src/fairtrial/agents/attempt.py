@@ -152,6 +152,8 @@ async def attempt(
                 task, step, image, bench.sandbox, finished, folder=_folder(folder, number), tools=bench.tools[step.name]
             )
             await asyncio.to_thread(remove_tree, folder / f"step-{number}")
+        if spec.network != task.network:
+            result.flags.append("network_opened")
         steps.append(_noted(result, step, run, tamper, judgement))
         if run.cause or not passed(step, judgement.reward):
             break

@@ -97,8 +97,6 @@ class Command:
         """Run the program to its end."""
         instruction = mission.step.instruction.encode()
         place = mission.files / "logs" / "agent"
-        for name in ("usage.json", "trajectory.json"):
-            (place / name).unlink(missing_ok=True)
         (place / "instruction.md").write_bytes(instruction)
         done = await box.exec(self.settings.command, stdin=instruction, timeout_s=mission.seconds)
         cause, message = outcome_of(done)

@@ -40,7 +40,10 @@ class Oracle:
 
     def describe(self) -> Mapping[str, str]:
         """What it is."""
-        return {"agent": "oracle: the task author's solution"}
+        return {
+            "agent": "oracle: the task author's solution",
+            "skills": "always: genuine solutions import a skill's scripts",
+        }
 
 
 class Nop:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from fairtrial.tasks.sandbox.choose import choose
 from fairtrial.tasks.scratch import Scratch, remove_tree
 from fairtrial.tasks.suite import find_suite, load_suite
 from fairtrial.tasks.task import Task
+from fairtrial.tasks.unmapped import with_paths
 from fairtrial.tasks.visible import Manifests
 
 log = logging.getLogger("fairtrial.agents")
@@ -87,7 +89,7 @@ class AgentTrial:
     def check(self, suite: Config, arms: Mapping[str, Config], base: Path) -> None:
         """Refuse what cannot run here: no sandbox, unusable agents, a forger without isolation, arms without skills."""
         settings = _suite(suite)
-        sandbox = choose(settings.sandbox)
+        sandbox = with_paths(choose(settings.sandbox))
         tasks = _tasks(settings, base)
         networks: dict[str, str] = {}
         for name, arm in arms.items():
@@ -112,7 +114,7 @@ class AgentTrial:
             return []
         wanted = {info.id for info in tasks}
         chosen = [task for task in _tasks(settings, base) if task.id in wanted]
-        proofs = await prove_all(chosen, choose(settings.sandbox), cache)
+        proofs = await prove_all(chosen, with_paths(choose(settings.sandbox)), cache)
         refusals: list[Refusal] = []
         for proof in proofs:
             refused = refusal(proof, settings.gate)
@@ -139,10 +141,8 @@ class AgentTrial:
         """Agent, skills and network of an arm."""
         chosen = _arm(arm)
         agent = open_agent(chosen.agent, Path())
-        always = agent.needs.__qualname__.startswith("Oracle.")
         skills = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
-        shown = "always: genuine solutions import their scripts" if always else skills[chosen.skills]
-        return {"network": "none", "skills": shown, **agent.describe()}
+        return {"network": "as the task", "skills": skills[chosen.skills], **agent.describe()}
 
 
 def _suite(suite: Config) -> SuiteSettings:
@@ -236,7 +236,7 @@ class AgentWorker:
             )  # fmt: skip
         finally:
             await asyncio.shield(asyncio.to_thread(remove_tree, folder))
-        return self._record(job, context, result, agent, started)
+        return self._record(job, context, result, agent, bench, started)
 
     async def _bench(self, task: str) -> Bench:
         """The task's environment, built once however many trials ask for it at the same time."""
@@ -247,12 +247,15 @@ class AgentWorker:
         except UserError as error:
             raise InfraError(one_line(error), cause="environment", retryable=False) from None
 
-    def _record(self, job: Job, context: TrialContext, result: Attempt, agent: Agent, started: Any) -> Record:
+    def _record(
+        self, job: Job, context: TrialContext, result: Attempt, agent: Agent, bench: Bench, started: datetime
+    ) -> Record:
         redactor = Redactor(extra=agent.secrets)
         put = context.blobs.put
         flags = result.flags if self.sandbox.isolated else [*result.flags, "not_isolated"]
         timer = context.timer
         facts = agent.describe()
+        notes = [*self.tasks[job.key.task].warnings, *bench.image.notes]
         trajectory = result.trajectory
         if trajectory is not None:
             trajectory = Trajectory.model_validate(redactor.value(trajectory.model_dump(mode="json")))
@@ -271,7 +274,7 @@ class AgentWorker:
             visible=put(result.visible),
             trajectory=trajectory,
             artifacts={name: put(redactor.content(blob)) for name, blob in sorted(result.blobs.items())},
-            details=redactor.value(result.details),
+            details=redactor.value({**result.details, **({"environment": notes} if notes else {})}),
             provenance={"sandbox": self.sandbox.name, **({"files": facts["files"]} if "files" in facts else {})},
         )
 
@@ -294,4 +297,4 @@ def open_worker(settings: Mapping[str, Any]) -> AgentWorker:
     arms = {name: parse(ArmSettings, arm, where=f'arm "{name}"') for name, arm in settings["arms"].items()}
     agents = {name: open_agent(arm.agent, base, where=f'arm "{name}": agent') for name, arm in arms.items()}
     tasks = {task.id: task for task in _tasks(suite, base)}
-    return AgentWorker(tasks, arms, agents, choose(suite.sandbox), cache_folder(), Scratch())
+    return AgentWorker(tasks, arms, agents, with_paths(choose(suite.sandbox)), cache_folder(), Scratch())

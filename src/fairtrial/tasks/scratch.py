@@ -254,9 +254,10 @@ def read_inside(root: Path, path: str, limit: int) -> bytes | None:
         raise ValueError(f"{path} cannot be read without following a link ({error.strerror})") from None
     finally:
         os.close(handle)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError(f"{path} is not a regular file")
     with os.fdopen(file, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise ValueError(f"{path} is not a regular file")
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{path} is longer than {limit} bytes")
