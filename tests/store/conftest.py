@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class LossyDisk(Disk):
 
     def __init__(self) -> None:
         self.contents: dict[int, bytes] = {}
+        self._held: dict[int, int] = {}  # open files, so that no inode number is used twice
         self.names: dict[Path, dict[str, int]] = {}
         self.operations = 0
         self.fail_at: int | None = None
@@ -74,7 +75,10 @@ class LossyDisk(Disk):
     def sync(self, fd: int) -> None:
         self._tick()
         super().sync(fd)
-        self.contents[os.fstat(fd).st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
+        number = os.fstat(fd).st_ino
+        self.contents[number] = Path(f"/proc/self/fd/{fd}").read_bytes()
+        if number not in self._held:
+            self._held[number] = os.dup(fd)
 
     def replace(self, source: Path, target: Path) -> None:
         self._tick()
@@ -104,6 +108,18 @@ class LossyDisk(Disk):
         for path, content in kept.items():
             if not path.name.startswith("index.db"):
                 path.write_bytes(content)
+        self.contents.clear()
+        self.close()
+        for folder in [root.parent, root, *(path for path in root.rglob("*") if path.is_dir())]:
+            self.names[folder] = {entry.name: entry.stat().st_ino for entry in folder.iterdir()}
+        for path, content in kept.items():
+            if path.exists():
+                self.contents[path.stat().st_ino] = content
+
+    def close(self) -> None:
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
 
     @staticmethod
     def _surviving(synced: bytes, written: bytes, rng: random.Random) -> bytes:
@@ -119,14 +135,22 @@ class PowerCut(BaseException):
     """The machine is off from here on."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., Record]:
     return record
 
 
 @pytest.fixture
-def lossy() -> type[LossyDisk]:
-    return LossyDisk
+def lossy() -> Iterator[Callable[[], LossyDisk]]:
+    disks: list[LossyDisk] = []
+
+    def _lossy() -> LossyDisk:
+        disks.append(LossyDisk())
+        return disks[-1]
+
+    yield _lossy
+    for disk in disks:
+        disk.close()
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 from fairtrial.store import index as indexes
@@ -51,15 +53,18 @@ def sound(root: Path) -> sqlite3.Connection:
         header = file.read(_WAL_HEADER + 1)
     if len(header) <= _WAL_HEADER:
         raise sqlite3.DatabaseError("the file is empty")
-    settled = header[_WAL_HEADER] == 2 and not path.with_name(f"{path.name}-wal").exists()
-    # a file that wants a log and has none would make SQLite create one: read it as it is instead
-    db = _open(path, "immutable=1" if settled else "mode=ro")
+    if header[_WAL_HEADER] == 2 and not path.with_name(f"{path.name}-wal").exists():
+        # it wants a log and has none: SQLite would create one
+        return _copied(path)
     try:
-        if settled:
-            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            with contextlib.closing(db):
-                db.backup(memory)
-            db = memory
+        return _checked(_open(path, "mode=ro"))
+    except sqlite3.OperationalError:
+        # a killed driver left work that SQLite finishes by writing, or the log cannot be read without writing
+        return _copied(path)
+
+
+def _checked(db: sqlite3.Connection) -> sqlite3.Connection:
+    try:
         indexes.check(db)
         if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -67,6 +72,18 @@ def sound(root: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    """The index in memory, by way of a copy that SQLite may recover as it likes."""
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(path.with_name(path.name + suffix), Path(folder) / (path.name + suffix))
+        with contextlib.closing(sqlite3.connect(Path(folder) / path.name, isolation_level=None)) as db:
+            db.backup(memory)
+    return _checked(memory)
 
 
 def _in_memory(root: Path, known: sqlite3.Connection | None) -> sqlite3.Connection:
