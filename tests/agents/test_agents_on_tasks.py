@@ -200,3 +200,18 @@ def test_visible_names_every_task_file_by_hash_and_is_the_same_for_equal_arms(la
     assert not [row for row in listing["files"] if "skill" in row["path"]]
     more = {row["path"] for row in json.loads(lab.blobs.text(curated.visible))["files"]}
     assert "/root/.claude/skills/doubling/SKILL.md" in more
+
+
+def test_an_opened_network_is_flagged_and_a_difference_between_arms_reported(lab, script, caplog):
+    from fairtrial.agents.trial import AgentTrial
+
+    lab.task()
+    agent = script("import socket\nprint(len(socket.if_nameindex()) > 0)\n", network="public")
+    record = lab.run(agent)
+    assert record.flags == ("network_opened",)
+    assert json.loads(lab.blobs.text(record.visible))["network"] == "public"
+    kind = AgentTrial()
+    kind.check(lab.suite(), {"a": lab.arm("nop"), "b": lab.arm(agent)}, lab.root)
+    assert "do not have the same network (a: as the task, b: public)" in caplog.text
+    assert kind.describe(lab.arm(agent))["network"] == "public, whatever the task says"
+    assert kind.describe(lab.arm("nop", skills="curated"))["skills"] == "curated: the task's own folder, read-only"

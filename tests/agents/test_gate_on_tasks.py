@@ -15,6 +15,13 @@ IMPORTING = {
     "tests/check.py": "import sys\nsys.path.insert(0, '/app')\nfrom calc import double\nassert double(21) == 42\n",
 }
 
+# Neither trusts an exit code, but the code under test decides what equals what in its own process.
+LOOKS_AT_WORDS = {
+    "tests/test.sh": "python3 /tests/check.py | grep -qx right && r=1 || r=0; echo $r > /logs/verifier/reward.txt\n",
+    "tests/check.py": "import sys\nsys.path.insert(0, '/app')\nfrom calc import double\n"
+    "print('right' if double(21) == 42 else 'wrong')\n",
+}
+
 
 def gate(lab, **settings):
     kind = AgentTrial()
@@ -43,6 +50,7 @@ def test_a_sound_task_passes_and_is_remembered_until_it_changes(lab):
         ),
         ({"tests/test.sh": "sleep 60\n", "task.toml": "[verifier]\ntimeout_sec = 1.0\n"}, "ended by its wall limit"),
         (IMPORTING, "an agent that only forges its verdict scores 1"),
+        ({**IMPORTING, **LOOKS_AT_WORDS}, "an agent that only forges its verdict scores 1"),
         ({"environment/Dockerfile": "FROM python:3.11-slim\nRUN make -C /nothing all\n"}, "cannot be built here"),
         (
             {"tests/test.sh": "echo 0.$RANDOM > /logs/verifier/reward.txt\n"},

@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from fairtrial.agents import forger_program
 from fairtrial.agents.agent import Agent, open_agent
 from fairtrial.agents.attempt import Attempt, Bench, attempt
 from fairtrial.agents.forger import Forger
 from fairtrial.core.clock import SystemClock, Timer
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import InfraError, UserError, one_line
+from fairtrial.core.ids import file_digest
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record, Timings
@@ -171,7 +173,7 @@ async def open_bench(task: Task, sandbox: Sandbox, cache: Path) -> Bench:
 
 async def prove_all(tasks: Sequence[Task], sandbox: Sandbox, cache: Path) -> list[Proof]:
     """A proof for each task, remembered or made now; as many at once as the machine has cores."""
-    proofs = Proofs(cache / "proofs")
+    proofs = Proofs(cache / "proofs", file_digest(Path(forger_program.__file__)))
     turn = asyncio.Semaphore(max(1, os.cpu_count() or 1))
 
     async def one(task: Task, scratch: Scratch) -> Proof:

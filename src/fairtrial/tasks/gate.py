@@ -110,13 +110,13 @@ def warnings(proof: Proof, rule: Rule) -> list[str]:
 
 
 class Proofs:
-    """Proofs on disk, by all that they depend on."""
+    """Proofs on disk, by all that they depend on; `prover` stands for the agents that proved."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prover: str = "") -> None:
+        self.folder, self.prover = folder, prover
 
     def _path(self, task: Task, sandbox: str) -> Path:
-        versions = [fairtrial.__version__, platform.python_version(), _own_digest()]
+        versions = [fairtrial.__version__, platform.python_version(), _own_digest(), self.prover]
         return self.folder / f"{digest([task.id, task.info.digest, sandbox, *versions])}.json"
 
     def get(self, task: Task, sandbox: str) -> Proof | None:
