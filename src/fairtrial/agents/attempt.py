@@ -125,14 +125,8 @@ async def attempt(
         spec = _spec(bench, files, needs, shown)
         with timer.waiting():
             await asyncio.to_thread(_fresh, files, spec.mounts)
-            listing = visible(
-                await asyncio.to_thread(bench.manifests.of, files, recall=number == 0),
-                image.mounts,
-                (*shown, *needs.mounts),
-                {"skills": skills if not needs.skills else "always (the agent needs them)", "network": spec.network,
-                 "variables": sorted(spec.env), "step": step.name},
-                bench.manifests,
-            )  # fmt: skip
+            facts = {"skills": skills if not needs.skills else "always (the agent needs them)", "step": step.name}
+            listing = await asyncio.to_thread(_listing, bench, spec, (*shown, *needs.mounts), facts, number == 0)
         if number == 0:
             result.visible = listing
         else:
@@ -141,11 +135,7 @@ async def attempt(
         box = Watched(bench.sandbox.box(spec), spec, timer, timer.working_s + allowed)
         run = await _run(agent, box, Mission(trial, task, step, image, files, allowed, seed, meter, timer))
         with timer.waiting():
-            after = await asyncio.to_thread(bench.manifests.of, files)
-            tamper = tampering(
-                before, after, workdir=image.workdir, homes=home_folders(image),
-                path=(*image.path, *SYSTEM_PATH), leftover=box.leftover,
-            )  # fmt: skip
+            tamper = await asyncio.to_thread(_tampering, bench, files, before, box.leftover)
             _collect(result, task, files, step, run)
             finished = Finished(files, before, shown)
             judgement = await verify(
@@ -174,6 +164,25 @@ def _spec(bench: Bench, files: Path, needs: Needs, shown: tuple[Mount, ...]) -> 
     spec = agent_spec(bench.task, bench.image, files, (*shown, *needs.mounts))
     network = "public" if needs.network == "public" else spec.network
     return replace(spec, env={**spec.env, **needs.env}, network=network)
+
+
+def _listing(bench: Bench, spec: BoxSpec, shown: Sequence[Mount], facts: dict[str, Any], untouched: bool) -> bytes:
+    """What the agent of this box can read; hashes are reused only while no agent has been in the box."""
+    files = bench.manifests.of(spec.files, recall=untouched)
+    facts = {**facts, "network": spec.network, "variables": sorted(spec.env)}
+    return visible(files, bench.image.mounts, shown, facts, bench.manifests)
+
+
+def _tampering(bench: Bench, files: Path, before: Mapping[str, Entry], leftover: list[str]) -> dict[str, list[str]]:
+    image = bench.image
+    return tampering(
+        before,
+        bench.manifests.of(files),
+        workdir=image.workdir,
+        homes=home_folders(image),
+        path=(*image.path, *SYSTEM_PATH),
+        leftover=leftover,
+    )
 
 
 def _fresh(files: Path, mounts: Sequence[Mount]) -> None:
