@@ -101,13 +101,12 @@ def test_cancellation_at_any_moment_of_the_start_leaves_nothing(sandbox, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["bubblewrap", "unshare"])
-def test_kill_9_of_the_driver_leaves_no_process(driver, name):
+def test_kill_9_of_the_driver_leaves_no_process(driver, name, tmp_path):
     marker = f"mark{os.urandom(6).hex()}"
-    argv = ["sh", "-c", f"setsid sh -c 'sleep 300; echo {marker}' & sleep 300; echo {marker}"]
-    process = driver(sandbox=name, argv=argv)
-    deadline = time.monotonic() + 20
-    # The driver and the shells of the box have the marker on their command lines.
-    while len(alive(marker)) < 4 and time.monotonic() < deadline:
+    daemon = f"setsid sh -c 'touch /root/up; sleep 300; echo {marker}'"
+    process = driver(sandbox=name, argv=["sh", "-c", f"{daemon} & sleep 300; echo {marker}"], files=str(tmp_path))
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "root/up").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(alive(marker)) >= 4, process.poll()
     process.kill()

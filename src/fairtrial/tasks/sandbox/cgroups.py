@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairtrial.tasks.sandbox import processes
 from fairtrial.tasks.sandbox.api import BoxLimits
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -51,7 +52,7 @@ class Group:
             self._write("cpu", "cpu.cfs_quota_us", str(quota))
         else:
             self._write("cpu", "cpu.max", f"{'max' if quota < 0 else quota} {_PERIOD_US}")
-        self._oom_before, self._cpu_before = self._oom_total(), self._cpu_total()
+        self._oom_before, self._cpu_before = self._oom_total(), self.total_cpu_s()
 
     def add(self, pid: int) -> None:
         """Move a process in. Raises OSError where the kernel refuses."""
@@ -64,7 +65,7 @@ class Group:
 
     def cpu_s(self) -> float:
         """CPU seconds since `limit`."""
-        return self._cpu_total() - self._cpu_before
+        return self.total_cpu_s() - self._cpu_before
 
     def peak_mb(self) -> float | None:
         """Most memory used at once since `limit`, page cache included; None where the kernel does not say."""
@@ -109,7 +110,8 @@ class Group:
                 return int(line.split()[1])
         return 0
 
-    def _cpu_total(self) -> float:
+    def total_cpu_s(self) -> float:
+        """CPU seconds since the group was made."""
         if self.version == 1:
             return int(_get(self.folders["cpuacct"] / "cpuacct.usage") or 0) / 1e9
         for line in _get(self.folders["pids"] / "cpu.stat").splitlines():
@@ -182,6 +184,10 @@ class Pool:
         for parent in set(self._parents.values()):
             _sweep(parent)
 
+    def cpu_s(self) -> float:
+        """CPU seconds of everything that ever ran in a group of this process."""
+        return sum(group.total_cpu_s() for group in self._all)
+
     def close(self) -> None:
         """Remove every group."""
         if self._owner == os.getpid():
@@ -212,8 +218,8 @@ def _delegated(path: str) -> Path | None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the groups of drivers that are no longer alive."""
-    for folder in parent.glob(f"{_PREFIX}*"):
+    """Remove the groups of drivers that are no longer alive, here and beside here."""
+    for folder in {*parent.glob(f"{_PREFIX}*"), *parent.parent.glob(f"*/{_PREFIX}*")}:
         owner = folder.name.removeprefix(_PREFIX).split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             try:
@@ -231,10 +237,7 @@ def _put(path: Path, value: str) -> None:
 
 
 def _get(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError:
-        return ""
+    return (processes.read(str(path)) or b"").decode("ascii")
 
 
 POOL = Pool()
