@@ -3,9 +3,9 @@
 usage: python benchmarks/against_inspect.py --inspect-python PATH [--save]
 
 PATH is the Python of another virtual environment with `pip install inspect-ai`. Trivial samples (a question, a mock
-answer, a scorer, a durable log), one sandboxed shell command, and memory from 1,000 to 20,000 samples (ours). Figures are
-CPU seconds of the process (and of its children for the commands); wall time on a shared machine says nothing. Inspect's
-"local" sandbox does not isolate; ours is bubblewrap with namespaces, no network and limits.
+answer, a scorer, a durable log), one sandboxed shell command, and memory from 1,000 to 20,000 samples (ours). Figures
+are CPU seconds of the process (and of its children for the commands); wall time on a shared machine says nothing.
+Inspect's "local" sandbox does not isolate; ours is bubblewrap with namespaces, no network and limits.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main() -> None:
     growth = large["peak_mb"] - plain[0]["peak_mb"]
     lines += [
         "",
-        f"fairtrial, 20,000 samples: {1000 * large['cpu_s'] / 20_000:.2f} CPU ms and {large['bytes'] / 20_000:.0f} bytes a sample, "
+        f"fairtrial, 20,000 samples: {1000 * large['cpu_s'] / 20_000:.2f} CPU ms and "
+        f"{large['bytes'] / 20_000:.0f} bytes a sample, "
         f"peak {large['peak_mb']:.0f} MB ({growth:+.0f} MB against 1,000 samples)",
     ]
     text = "\n".join(lines)

@@ -16,7 +16,8 @@ def machine() -> str:
             model = line.split(":", 1)[1].strip()
             break
     load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, Linux {platform.release()}"
+    system = f"Python {platform.python_version()}, Linux {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, {system}"
 
 
 def save(name: str, text: str) -> Path:

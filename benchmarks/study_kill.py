@@ -25,6 +25,7 @@ from pathlib import Path
 from machine import machine, save
 
 from fairtrial import Study
+from fairtrial.core.errors import FairtrialError
 from fairtrial.store import RunDir, verify
 
 DRIVER = """
@@ -104,7 +105,7 @@ def campaign(filler: int, kills: int, rng: random.Random, root: Path) -> dict[st
             try:
                 if RunDir.exists(broken):
                     RunDir.open_writer(broken).close()
-            except Exception as error:
+            except FairtrialError as error:
                 counts["unreadable"] += 1
                 print(f"did not open: {error}", file=sys.stderr)
         whole.run(broken)
@@ -131,14 +132,12 @@ def main() -> None:
         for filler in (0, 5600):
             rows.append(campaign(filler, options.kills // 2, rng, Path(folder)))
             print(json.dumps(rows[-1]), file=sys.stderr)
-    head = f"{'record':>8}{'kills':>7}{'studies':>9}{'acknowledged':>14}{'lost':>6}{'repeated':>10}{'unreadable':>12}{'differ':>8}"
-    lines = ["kill -9 of whole studies; compared with unbroken runs", machine(), "", head]
+    names = ("kills", "studies", "acknowledged", "lost", "repeated", "unreadable", "different")
+    lines = ["kill -9 of whole studies; compared with unbroken runs", machine(), ""]
+    lines.append(f"{'record':>8}" + "".join(f"{name:>14}" for name in names))
     for row in rows:
         size = "6 kB" if row["filler"] else "200 B"
-        figures = (row["kills"], row["studies"], row["acknowledged"], row["lost"], row["repeated"], row["unreadable"])
-        lines.append(
-            f"{size:>8}{figures[0]:>7}{figures[1]:>9}{figures[2]:>14}{figures[3]:>6}{figures[4]:>10}{figures[5]:>12}{row['different']:>8}"
-        )
+        lines.append(f"{size:>8}" + "".join(f"{row[name]:>14}" for name in names))
     text = "\n".join(lines)
     print(text)
     if options.save:

@@ -70,8 +70,8 @@ def main() -> int:
             print(f"{path.relative_to(ROOT)}: {len(_BLOCK.findall(after))} transcripts")
         elif masked(before) != masked(after):
             stale += 1
-            name = str(path.relative_to(ROOT))
-            print("\n".join(difflib.unified_diff(masked(before), masked(after), name, "what the commands print now", n=1)))
+            names = (str(path.relative_to(ROOT)), "what the commands print now")
+            print("\n".join(difflib.unified_diff(masked(before), masked(after), *names, n=1)))
     if stale:
         print(f"{stale} files are out of date: run scripts/transcripts.py")
     return 1 if stale else 0

@@ -40,15 +40,13 @@ def index_of(text: str) -> int:
     return int(text.split()[2].split("+")[0])
 
 
-def plain_reply(messages, tools, tool_choice, config):  # noqa: ANN001, ANN201 - Inspect's signature
+def plain_reply(messages, tools, tool_choice, config):
     return with_usage(ModelOutput.from_content(MODEL, str(index_of(messages[-1].text) + 1)))
 
 
-def shell_reply(messages, tools, tool_choice, config):  # noqa: ANN001, ANN201
+def shell_reply(messages, tools, tool_choice, config):
     if sum(message.role == "tool" for message in messages) < COMMANDS:
-        return with_usage(
-            ModelOutput.for_tool_call(MODEL, "bash", {"command": "echo $((1+1)) > out.txt; cat out.txt"})
-        )
+        return with_usage(ModelOutput.for_tool_call(MODEL, "bash", {"command": "echo $((1+1)) > out.txt; cat out.txt"}))
     question = next(message.text for message in messages if message.role == "user")
     return with_usage(ModelOutput.for_tool_call(MODEL, "submit", {"answer": str(index_of(question) + 1)}))
 

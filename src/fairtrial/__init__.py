@@ -1,9 +1,6 @@
 """fairtrial: a lab for LLM agents where every claim ships with its control arm.
 
-    import fairtrial as ft
-
-    study = ft.Study(title="...", suite={"id": "core-tasks"}, arms={"nop": {"control": True, "agent": "nop"}, ...})
-    print(study.run("runs/x").effect("mine"))
+`fairtrial.Study(...).run("runs/x").effect("mine")` is the way from a question to a verdict.
 """
 
 from __future__ import annotations

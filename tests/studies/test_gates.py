@@ -57,7 +57,9 @@ def test_the_bound_is_stricter_than_the_estimate(result: StudyResult) -> None:
     assert check_gate(mirrored, result).passed and not check_gate(mirrored, result, "bound").passed
 
 
-@pytest.mark.parametrize("gate", ["", "more", "more >= ", "more => base", "more >= base * 2", "more >= base + x", "nobody >= 1"])
+@pytest.mark.parametrize(
+    "gate", ["", "more", "more >= ", "more => base", "more >= base * 2", "more >= base + x", "nobody >= 1"]
+)
 def test_what_cannot_be_read_is_refused(result: StudyResult, gate: str) -> None:
     with pytest.raises(UserError):
         check_gate(gate, result)

@@ -45,7 +45,12 @@ def test_arms_are_interleaved_fairly_and_reproducibly() -> None:
 
 def test_seeds_leave_the_arm_out() -> None:
     assert seed(7, "t", 0, "sampling") == seed(7, "t", 0, "sampling")
-    others = {seed(7, "t", 1, "sampling"), seed(8, "t", 0, "sampling"), seed(7, "t", 0, "order"), seed(7, "u", 0, "sampling")}
+    others = {
+        seed(7, "t", 1, "sampling"),
+        seed(8, "t", 0, "sampling"),
+        seed(7, "t", 0, "order"),
+        seed(7, "u", 0, "sampling"),
+    }
     assert len(others | {seed(7, "t", 0, "sampling")}) == 5
 
 

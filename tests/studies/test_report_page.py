@@ -1,4 +1,4 @@
-"""The HTML report: self-contained, without script, safe with hostile strings; checked in a real browser where there is one."""
+"""The HTML report: self-contained, without script, safe with hostile strings; checked in a real browser."""
 
 from __future__ import annotations
 

@@ -39,9 +39,7 @@ def study(**changes: Any) -> Study:
 def canonical(path: Path) -> list[str]:
     """Records without what may differ between two runs: times and the attempt of a trial that errored before."""
     with RunDir.open(path) as run:
-        return sorted(
-            record.model_dump_json(exclude={"timings", "provenance"}) for record in run.records(latest=True)
-        )
+        return sorted(record.model_dump_json(exclude={"timings", "provenance"}) for record in run.records(latest=True))
 
 
 def test_a_planted_effect_is_found_and_a_twin_is_not(tmp_path: Path) -> None:
@@ -145,7 +143,9 @@ Study.model_validate_json(Path(sys.argv[1]).read_text()).run(sys.argv[2])
 
 
 def test_kill_at_random_moments_then_resume_equals_an_unbroken_run(tmp_path: Path) -> None:
-    whole = study(suite={"n": 60, "filler": 200}, arms={"base": {"control": True}, "more": {"effect": 0.2, "errors": 0.1}})
+    whole = study(
+        suite={"n": 60, "filler": 200}, arms={"base": {"control": True}, "more": {"effect": 0.2, "errors": 0.1}}
+    )
     spec = tmp_path / "study.json"
     spec.write_text(whole.model_dump_json())
     expected = canonical(whole.run(tmp_path / "unbroken").path)
@@ -190,7 +190,10 @@ def test_ctrl_c_drains_and_says_how_to_resume(tmp_path: Path) -> None:
     with RunDir.open(out) as run:
         assert 0 < len(run) < 800
     second = subprocess.run(
-        [sys.executable, "-m", "fairtrial.app.cli", "resume", str(out), "-q"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "fairtrial.app.cli", "resume", str(out), "-q"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert second.returncode == 0, second.stderr
     assert Run(out).result().complete

@@ -95,7 +95,9 @@ def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
 
 
 def test_a_study_survives_being_written_and_read(tmp_path: Path) -> None:
-    study, _ = load_study(write(tmp_path, GOOD + "engine = { concurrency = 2 }\n[limits]\ncost_usd = 0.1\n[budget]\ncost_usd = 1.5\n"))
+    study, _ = load_study(
+        write(tmp_path, GOOD + "engine = { concurrency = 2 }\n[limits]\ncost_usd = 0.1\n[budget]\ncost_usd = 1.5\n")
+    )
     again, _ = load_study(write(tmp_path, study_toml(study)))
     assert again == study
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def calibrate(
     source: Path, out: Path | None, studies: int, overrides: tuple[str, ...], quiet: bool, as_json: bool
 ) -> None:
-    """Run the A-against-A study of `source` (a study file), or take a finished one (a run directory), and print rates."""
+    """Run the A-against-A study of a study file, or take a run directory as it is, and print rates."""
     from fairtrial.studies.calibration_run import calibration_of
 
     if source.is_dir():

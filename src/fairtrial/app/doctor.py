@@ -33,7 +33,7 @@ class Finding:
 
 
 def doctor(as_json: bool) -> int:
-    """Examine sandboxes, engines, extras and plugins; returns 1 when nothing can isolate an agent or a plugin is broken."""
+    """Examine the machine; returns 1 when nothing can isolate an agent or a plugin is broken."""
     sandboxes, engines, extras = _sandboxes(), _engines(), _extras()
     plugins = [Finding(name, False, reason) for name, reason in registry.broken().items()]
     usable = any(item.ok for item in sandboxes if item.what != "none")

@@ -21,7 +21,7 @@ _COLUMNS = (Outcome.SCORED, Outcome.FAILED, Outcome.ERRORED, Outcome.SKIPPED)
 class LiveProgress:
     """Shows a run as it goes; on something that is no terminal it prints only the phases and interruptions."""
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True)
         self.live_wanted = self.console.is_terminal and not quiet
         self.quiet = quiet

@@ -1,4 +1,4 @@
-"""Analysis: from the index of a run directory to effects, verdicts and warnings. One denominator: the planned trials."""
+"""Analysis: from a run directory to effects, verdicts and warnings. One denominator: the planned trials."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def analyse(path: Path) -> StudyResult:
 
 
 def scores_of(run: RunDir, score: str) -> dict[str, ScoresByRepeat]:
-    """arm -> task -> repeat -> the score, or None for a trial that has none (errored, skipped)."""
+    """By arm, task and repeat: the score, or None for a trial that has none (errored, skipped)."""
     found: dict[str, ScoresByRepeat] = {}
     for row in run.score_rows(score):
         value = row.value if row.outcome.counts else None
@@ -163,9 +163,7 @@ def _arm(
 
 def _pass_k(study: Study, scores: ScoresByRepeat, k: int, clusters: Mapping[str, str] | None) -> PassK:
     """pass@k and pass^k over the tasks that have k scores; a pass is a score of 1."""
-    enough = {
-        task: repeats for task, repeats in scores.items() if sum(v is not None for v in repeats.values()) >= k
-    }
+    enough = {task: repeats for task, repeats in scores.items() if sum(v is not None for v in repeats.values()) >= k}
     rng = seed(study.seed, "pass", k, "analysis")
     at, hat = (
         rate(enough, k, threshold=1.0, clusters=clusters, confidence=study.analysis.confidence, rng=rng)
@@ -275,7 +273,12 @@ def _sensitivity(effect: Effect, control: ScoresByRepeat, arm: ScoresByRepeat) -
     if not effect.bounded:
         return {"errors dropped": effect.estimate}
     found = sensitivity(control, arm)
-    shown = {"errors dropped": found.dropped, "errors as 0": found.as_low, "worst case": found.worst, "best case": found.best}
+    shown = {
+        "errors dropped": found.dropped,
+        "errors as 0": found.as_low,
+        "worst case": found.worst,
+        "best case": found.best,
+    }
     return {name: value for name, value in shown.items() if value is not None}
 
 

@@ -1,8 +1,8 @@
 """Budget: how much of a study's cap may still be promised to trials, so that resumes and retries never overspend it.
 
 Before a trial starts, the worst it can cost (its limit times the attempts it has left) is reserved; what it really cost
-is booked when its record arrives. A study with a budget therefore states the same limit for each trial: a trial is never
-cut short because others were expensive. (A call's price is known after the call: a trial may overrun by its last one.)
+is booked when its record arrives. A study with a budget therefore states the same limit for each trial: no trial is
+cut short because others were expensive. (A call's price is known after the call: a trial may overrun by its last.)
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from fairtrial.core.limits import Limits, Usage
 from fairtrial.core.record import Record
 
-_ALL = ("calls", "tokens", "seconds", "cost_usd")
+_ALL: tuple[str, ...] = ("calls", "tokens", "seconds", "cost_usd")
 
 
 class Budget:
     """Spent and reserved amounts under a cap; amounts are calls, tokens, working seconds and USD."""
 
-    def __init__(self, cap: Limits, spent: Usage, spent_s: float):
+    def __init__(self, cap: Limits, spent: Usage, spent_s: float) -> None:
         self.caps = {name: float(value) for name in _ALL if (value := getattr(cap, name)) is not None}
         self._spent = dict.fromkeys(_ALL, 0.0)
         self._reserved: dict[tuple[str, str, int], dict[str, float]] = {}

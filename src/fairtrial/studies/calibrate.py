@@ -2,8 +2,8 @@
 
 Two parts. A real one: the control runs against itself, both arms for real, and every block in which two identical arms
 disagree is counted. And a simulated one: studies are drawn from the scores that the control really got (per-task
-success rates shrunk towards their mean; tasks drawn with replacement), once without any effect (false-positive rate) and once with planted effects
-(power), and put through the very analysis that the study uses.
+success rates shrunk towards their mean; tasks drawn with replacement), once without any effect (false-positive rate)
+and once with planted effects (power), and put through the very analysis that the study uses.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def simulate(
 
 
 def _shrunk(means: Array, sizes: NDArray[np.intp]) -> Array:
-    """Task means pulled towards the grand mean by one pseudo-trial each, so that a task seen once is not 0 or 1 for sure."""
+    """Task means pulled towards the grand mean by one pseudo-trial each: seen once is not 0 or 1 for sure."""
     return (means * sizes + means.mean()) / (sizes + 1)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import seed
-from fairtrial.stats.paired import paired_effect
+from fairtrial.stats.paired import Effect, paired_effect
 from fairtrial.store import RunDir
-from fairtrial.studies.analysis import clusters_of, scores_of
+from fairtrial.studies.analysis import ScoresByRepeat, clusters_of, scores_of
 from fairtrial.studies.calibrate import TWIN, Calibration, simulate
 from fairtrial.studies.plan import study_of
+from fairtrial.studies.study import Study
 
 
 def calibration_of(path: Path, studies: int) -> Calibration:
@@ -18,67 +20,67 @@ def calibration_of(path: Path, studies: int) -> Calibration:
     with RunDir.open(path) as run:
         study, tasks = study_of(run.manifest, path)
         scores = scores_of(run, str(run.manifest["score"]))
-    control = scores.get(study.control, {})
-    if not any(value is not None for repeats in control.values() for value in repeats.values()):
+    control, twin, families = scores.get(study.control, {}), scores.get(TWIN), clusters_of(study, tasks)
+    pools = _pools(control, twin or {})
+    if not pools:
         raise UserError(f"{path}: the control arm has no scores to calibrate with")
-    twin = scores.get(TWIN)
-    analysis, families = study.analysis, clusters_of(study, tasks)
-    pools: dict[str, list[float]] = {}
-    for arm in (control, twin or {}):
-        for task, repeats in arm.items():
-            pools.setdefault(task, []).extend(value for value in repeats.values() if value is not None)
-    rates = simulate(
-        {task: pool for task, pool in pools.items() if pool},
-        study.repeats,
-        analysis,
-        studies=studies,
-        study_seed=study.seed,
-        families=families,
-    )
-    notes: list[str] = []
-    blocks = disagreements = 0
-    real_p = real_estimate = None
-    if twin is None:
-        notes.append(
-            "This run has no second control: the real A-against-A part needs `fairtrial calibrate STUDY.toml`."
-        )
-    else:
-        effect = paired_effect(
-            control,
-            twin,
-            clusters=families,
-            confidence=analysis.confidence,
-            resamples=analysis.resamples,
-            rng=seed(study.seed, "effect", 0, "analysis"),
-        )
-        real_p, real_estimate, blocks = effect.p, effect.estimate, effect.n_blocks
-        disagreements = sum(
-            1
-            for task, repeats in control.items()
-            for repeat, value in repeats.items()
-            if value is not None and (other := twin.get(task, {}).get(repeat)) is not None and other != value
-        )
-        if disagreements:
-            notes.append(
-                f"{disagreements} blocks differ between identical arms: the agent, the environment or the verifier is random "
-                "beyond the seed."
-            )
-    if (
-        all(value in (0.0, 1.0) for pool in pools.values() for value in pool)
-        and len({v for p in pools.values() for v in p}) == 1
-    ):
-        notes.append(
-            "The control scored the same everywhere: rates lean on the shrinkage, use a pilot with a less extreme control."
-        )
+    rates = simulate(pools, study.repeats, study.analysis, studies=studies, study_seed=study.seed, families=families)
+    effect = _real(study, control, twin, families) if twin else None
+    differ = _disagreements(control, twin or {})
     return Calibration(
         tasks=len(pools),
         repeats=study.repeats,
         studies=studies,
-        alpha=1 - analysis.confidence,
-        disagreements=disagreements,
-        blocks=blocks,
-        real_p=real_p,
-        real_estimate=real_estimate,
+        alpha=1 - study.analysis.confidence,
+        disagreements=differ,
+        blocks=effect.n_blocks if effect else 0,
+        real_p=effect.p if effect else None,
+        real_estimate=effect.estimate if effect else None,
         rates=rates,
-        notes=tuple(notes),
+        notes=tuple(_notes(pools, twin is None, differ)),
     )
+
+
+def _pools(*arms: ScoresByRepeat) -> dict[str, list[float]]:
+    """All scores of each task, over the given arms."""
+    pools: dict[str, list[float]] = {}
+    for arm in arms:
+        for task, repeats in arm.items():
+            pools.setdefault(task, []).extend(value for value in repeats.values() if value is not None)
+    return {task: pool for task, pool in pools.items() if pool}
+
+
+def _real(study: Study, control: ScoresByRepeat, twin: ScoresByRepeat, families: dict[str, str] | None) -> Effect:
+    return paired_effect(
+        control,
+        twin,
+        clusters=families,
+        confidence=study.analysis.confidence,
+        resamples=study.analysis.resamples,
+        rng=seed(study.seed, "effect", 0, "analysis"),
+    )
+
+
+def _disagreements(control: ScoresByRepeat, twin: ScoresByRepeat) -> int:
+    """Blocks in which two identical arms scored differently."""
+    return sum(
+        1
+        for task, repeats in control.items()
+        for repeat, value in repeats.items()
+        if value is not None and (other := twin.get(task, {}).get(repeat)) is not None and other != value
+    )
+
+
+def _notes(pools: dict[str, list[float]], no_twin: bool, disagreements: int) -> Iterator[str]:
+    if no_twin:
+        yield "This run has no second control: the real A-against-A part needs `fairtrial calibrate STUDY.toml`."
+    if disagreements:
+        yield (
+            f"{disagreements} blocks differ between identical arms: the agent, the environment or the verifier is "
+            "random beyond the seed."
+        )
+    if len({value for pool in pools.values() for value in pool}) == 1:
+        yield (
+            "The control scored the same everywhere: the rates lean on the shrinkage; use a pilot whose control "
+            "sometimes succeeds."
+        )

@@ -49,8 +49,8 @@ def check_gate(gate: str, result: StudyResult, on: GateOn = "estimate") -> GateR
     """Evaluate `ARM OP NUMBER` or `ARM OP ARM [+|- NUMBER]` (numbers like 0.02 or 2%).
 
     `on="estimate"` compares the estimates; `on="bound"` asks that the whole confidence interval satisfies the gate.
-    Two arms are compared by their paired effect when one of them is the control. Raises UserError for a gate that cannot
-    be read, and for one about arms without scores.
+    Two arms are compared by their paired effect when one of them is the control. Raises UserError for a gate that
+    cannot be read, and for one about arms without scores.
     """
     match = check_syntax(gate, [*(arm.name for arm in result.arms), "control"])
     left, op, right = match["left"], match["op"], match["right"]
@@ -91,7 +91,7 @@ def _level(result: StudyResult, arm: str) -> tuple[float, tuple[float, float] | 
 
 
 def _contrast(result: StudyResult, left: str, right: str) -> tuple[float, tuple[float, float] | None]:
-    """left - right: the paired effect where one is the control, else the mean difference over their common tasks."""
+    """Left minus right: the paired effect where one is the control, else the mean difference over common tasks."""
     if left == right:
         return 0.0, (0.0, 0.0)
     for arm, other, sign in ((left, right, 1.0), (right, left, -1.0)):

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fairtrial
 from fairtrial.core.errors import UserError
@@ -106,7 +106,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> N
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        for key in sorted(before.keys() | after.keys()):
+            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield f"{path}: {json.dumps(old)} -> {json.dumps(new)}"

@@ -15,7 +15,7 @@ from fairtrial.studies.result import EffectResult, StudyResult
 class Run:
     """What a study left in its directory. Read-only; works while a driver still writes."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._run = RunDir.open(self.path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from fairtrial.core.errors import UserError
 from fairtrial.core.ids import seed
 from fairtrial.core.record import Outcome, Record, TrialKey
 from fairtrial.core.redact import Redactor
-from fairtrial.core.trial import EngineOptions, EngineRun, Job, TaskInfo
+from fairtrial.core.trial import Engine, EngineOptions, EngineRun, Job, TaskInfo
+from fairtrial.engine.attempt import NOT_RETRYABLE
 from fairtrial.store import Done, RunDir, RunWriter
 from fairtrial.studies.budget import Budget
 from fairtrial.studies.plan import check_same, manifest, planned
@@ -142,7 +143,7 @@ class _Run:
         clock: Clock,
         progress: Progress,
         retry_errored: bool,
-    ):
+    ) -> None:
         self.bound, self.writer, self.clock, self.progress = bound, writer, clock, progress
         study = bound.study
         latest = writer.run.done()
@@ -163,11 +164,12 @@ class _Run:
         self.writing: set[asyncio.Task[None]] = set()
         self.started = self.ran = self.interrupts = 0
         self.stream: EngineRun | None = None
+        self.stopping: asyncio.Future[None] | None = None
 
     async def go(self) -> Finished:
         """Run what is pending, in rounds: a round ends when the budget covers no further trial for now."""
         self.progress.started(self.planned, self.done)
-        engine = registry.load("engines", self.bound.study.engine.id)(clock=self.clock)
+        engine: Engine = registry.load("engines", self.bound.study.engine.id)(clock=self.clock)
         work = self.bound.kind.work(self.bound.suite, self.bound.arms, self.bound.base)
         single = False
         try:
@@ -175,8 +177,9 @@ class _Run:
                 while self.next and not self.interrupts:
                     before = self.started
                     options = self.options.model_copy(update={"attempts": 1}) if single else self.options
-                    self.stream = engine.run(self._jobs(options.attempts), work, options, self.writer.blobs)
-                    async for record in self.stream:
+                    stream = engine.run(self._jobs(options.attempts), work, options, self.writer.blobs)
+                    self.stream = stream
+                    async for record in stream:
                         await self._keep(record, options.attempts)
                     self.budget.release_all()
                     if self.started == before:
@@ -187,6 +190,8 @@ class _Run:
             if out:
                 await self._skip_rest()
         finally:
+            if self.stream is not None:
+                await self.stream.stop()
             await self._written(0)
         return Finished(self.writer.run.path, self.planned, self.ran, bool(self.interrupts), out)
 
@@ -206,7 +211,8 @@ class _Run:
     async def _keep(self, record: Record, attempts: int = 1) -> None:
         """Book a record and write it; several are in flight, so that they share a frame and its fsync."""
         self.budget.book(record)
-        if record.outcome is not Outcome.ERRORED or record.key.attempt >= attempts:
+        retried = record.outcome is Outcome.ERRORED and NOT_RETRYABLE not in record.flags
+        if not retried or record.key.attempt >= attempts:
             self.budget.release(record.key.trial)
         self.writing.add(asyncio.ensure_future(self._durable(record)))
         await self._written(_IN_WRITING)
@@ -239,7 +245,7 @@ class _Run:
                 )
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -262,7 +268,7 @@ class _Run:
         if self.interrupts == 1:
             self.stream.drain()
         elif self.interrupts == 2:
-            self._stopping = asyncio.ensure_future(self.stream.stop())
+            self.stopping = asyncio.ensure_future(self.stream.stop())
 
 
 def _final(done: Done, attempts: int) -> bool:

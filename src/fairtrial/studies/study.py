@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -104,8 +104,8 @@ class Study(Config):
         for name in Limits.model_fields:
             if getattr(self.budget, name) is not None and getattr(self.limits, name) is None:
                 raise ValueError(
-                    f"budget.{name} needs limits.{name} beside it: the most that one trial may use, so that no trial is "
-                    "cut short because others were expensive"
+                    f"budget.{name} needs limits.{name} beside it: the most that one trial may use, so that no trial "
+                    "is cut short because others were expensive"
                 )
         if (k := max(self.analysis.pass_k, default=1)) > self.repeats or min(self.analysis.pass_k, default=1) < 1:
             raise ValueError(f"analysis.pass_k: k must be between 1 and repeats = {self.repeats} (got {k})")
@@ -135,7 +135,7 @@ class Study(Config):
         """What must not change between resumes, as JSON."""
         data = json.loads(self.model_dump_json(exclude={"engine", "budget", "title", "question", "published", "paper"}))
         for arm in data["arms"].values():
-            arm.pop("engine"), arm.pop("title")
+            del arm["engine"], arm["title"]
         return data
 
 
@@ -191,9 +191,10 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         parsed = value
     table = data
     for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+        inner: Any = table.setdefault(part, {})
+        if not isinstance(inner, dict):
             raise UserError(f"--set {override!r}: {part} is a value, not a table")
+        table = cast("dict[str, Any]", inner)
     table[parts[-1]] = parsed
 
 

@@ -103,7 +103,7 @@ def open_worker(settings: Mapping[str, Any]) -> PlantedWorker:
 class PlantedWorker:
     """Answers sums with a known success probability."""
 
-    def __init__(self, suite: PlantedSuite, arms: Mapping[str, PlantedArm]):
+    def __init__(self, suite: PlantedSuite, arms: Mapping[str, PlantedArm]) -> None:
         self.suite, self.arms = suite, arms
 
     async def run(self, job: Job, context: TrialContext) -> Record:

@@ -128,8 +128,8 @@ def test_any_single_file_task_is_tables_or_a_user_error(text):
 def test_the_single_file_form_is_the_same_task(tmp_path):
     folder = tmp_path / "single"
     for path, text in {
-        "task.md": "---\nschema_version: '1.3'\nmetadata: {category: text, family: texts}\nagent:\n  timeout_sec: 40\nenvironment:\n"
-        "  cpus: 2\n  memory_mb: 512\n  network_mode: public\n---\n# Do it\n\n---\nend\n",
+        "task.md": "---\nschema_version: '1.3'\nmetadata: {category: text, family: texts}\nagent:\n  timeout_sec: 40\n"
+        "environment:\n  cpus: 2\n  memory_mb: 512\n  network_mode: public\n---\n# Do it\n\n---\nend\n",
         "environment/Dockerfile": "FROM debian\n",
         "oracle/solve.sh": "true\n",
         "verifier/test.sh": "true\n",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fairtrial.studies.result import EffectResult, StudyResult
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1c2430", "#6b7685", "#e3e7ec"
@@ -38,7 +37,7 @@ def forest(result: StudyResult) -> str:
     return _svg(figure)
 
 
-def _forest_row(axes: Axes, row: int, effect: EffectResult) -> None:
+def _forest_row(axes: Any, row: int, effect: EffectResult) -> None:
     colour = COLOURS[effect.verdict]
     seen: dict[float, int] = {}
     xs: list[float] = []
@@ -118,12 +117,11 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
-    from matplotlib import rc_context
+def _svg(figure: Any) -> str:
+    from matplotlib import style
 
     buffer = io.StringIO()
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fairtrial", "font.family": "sans-serif"}
-    with rc_context(style):
+    with style.context({"svg.fonttype": "none", "svg.hashsalt": "fairtrial", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -12,6 +12,7 @@ from fairtrial.studies.report import figures, wording
 from fairtrial.studies.result import StudyResult
 
 _FOLDER = Path(__file__).parent
+_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'"
 _MATRIX_TASKS = 200
 """More rows than this are left to `fairtrial show` and the Parquet export."""
 
@@ -30,28 +31,22 @@ def render(result: StudyResult) -> str:
     """The report as HTML text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    environment: Any = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        number=wording.number,
-        signed=wording.signed,
-        interval=wording.interval,
-        p_value=wording.p_value,
-        money=wording.money,
-        seconds=wording.seconds,
-        shade=shade,
-    )
+    for function in (wording.number, wording.signed, wording.interval, wording.p_value, wording.money, wording.seconds):
+        environment.filters[function.__name__] = function
+    environment.filters["shade"] = shade
     css = (_FOLDER / "report.css").read_text("utf-8")
     style_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         result=result,
         css=css,
-        policy=f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'",
+        policy=_POLICY.format(style_hash),
         charts=_charts(result),
         matrix=_matrix(result),
         outcomes=[name for name in figures.OUTCOMES if any(getattr(arm.mix, name) for arm in result.arms)],
