@@ -44,6 +44,7 @@ CREATE VIEW attempts AS SELECT
   JOIN segments s ON s.id = segment;
 """
 _INSERT = "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_HAS = "SELECT 1 FROM trials WHERE arm = ? AND task = ? AND repeat = ? AND attempt = ?"
 _HIGHEST = "SELECT max(attempt) FROM trials WHERE arm = ? AND task = ? AND repeat = ?"
 _MARK_LATEST = "UPDATE trials SET latest = (attempt = ?4) WHERE arm = ?1 AND task = ?2 AND repeat = ?3"
 
@@ -160,14 +161,11 @@ class Index:
 
     def has(self, key: tuple[str, str, int, int]) -> bool:
         """Whether an attempt is stored."""
-        arm, task, repeat, attempt = key
         with indexing(self.path):
-            row = self.db.execute(
-                "SELECT 1 FROM trials WHERE arm = (SELECT id FROM names WHERE name = ?)"
-                " AND task = (SELECT id FROM names WHERE name = ?) AND repeat = ? AND attempt = ?",
-                (arm, task, repeat, attempt),
-            ).fetchone()
-        return row is not None
+            arm, task = self._known(key[0]), self._known(key[1])
+            if arm is None or task is None:
+                return False
+            return self.db.execute(_HAS, (arm, task, key[2], key[3])).fetchone() is not None
 
     def add(self, segment: str, frames: Iterable[tuple[Frame, list[Entry]]]) -> list[Entry]:
         """Index frames of one segment in one transaction and return the entries whose key was there already."""
@@ -211,13 +209,21 @@ class Index:
             self.db.execute(_MARK_LATEST, (*key[:3], highest))
         return True
 
-    def _name(self, name: str) -> int:
-        found = self._names.get(name)
-        if found is None:
+    def _known(self, name: str) -> int | None:
+        """The number of a name that is interned already."""
+        if name not in self._names:
             row = self.db.execute("SELECT id FROM names WHERE name = ?", (name,)).fetchone()
-            found = row[0] if row else self.db.execute("INSERT INTO names (name) VALUES (?)", (name,)).lastrowid
-            self._names[name] = cast("int", found)
-        return cast("int", found)
+            if row is None:
+                return None
+            self._names[name] = cast("int", row[0])
+        return self._names[name]
+
+    def _name(self, name: str) -> int:
+        found = self._known(name)
+        if found is None:
+            found = cast("int", self.db.execute("INSERT INTO names (name) VALUES (?)", (name,)).lastrowid)
+            self._names[name] = found
+        return found
 
     def _segment(self, name: str) -> int:
         found = self._segments.get(name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from fairtrial.core.errors import UserError
 from fairtrial.core.record import Record
 from fairtrial.core.redact import Redactor
 from fairtrial.store.codec import encode
@@ -32,6 +33,8 @@ _GROUP_LINES = 8 * FRAME_LINES
 """At most so many records wait for one fsync."""
 _GROUP_SECONDS = 1.0
 """At most so long does gathering a group take."""
+_LINGER_SECONDS = 0.002
+"""So long does a group wait for as many tickets as the last one had: those who were told come back at once."""
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class RunWriter:
         self._index, self._lock, self._packer = index, lock, Packer()
         self._segment = SegmentWriter(run.path, writer, disk, roll_bytes=roll_bytes)
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._last_group = 1
         self._broken: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
@@ -147,31 +151,42 @@ class RunWriter:
                 ticket.tell(self._broken)
 
     def _gather(self) -> tuple[list[tuple[_Ticket, list[tuple[bytes, Entry]]]], bool]:
-        """Encode tickets until none waits or the group is full; a ticket that cannot be encoded is answered at once."""
+        """Encode tickets until none waits or the group is full; a ticket that cannot be encoded is answered at once.
+
+        The second result says whether the writer is closing.
+        """
         group: list[tuple[_Ticket, list[tuple[bytes, Entry]]]] = []
         keys: set[tuple[str, str, int, int]] = set()
         ticket = self._queue.get()
-        until = time.monotonic() + _GROUP_SECONDS
+        began = time.monotonic()
         while ticket is not None:
-            if self._broken is None:
-                try:
-                    encoded = self._encode(ticket.records, keys)
-                    keys.update(one.key for _, one in encoded)
-                    group.append((ticket, encoded))
-                except ValueError as error:
-                    ticket.tell(error)
-                except BaseException as error:  # noqa: BLE001 - a blob or the index failed: everybody is told
-                    self._broken = error
-                    ticket.tell(error)
-            else:
-                ticket.tell(self._broken)
-            if len(keys) >= _GROUP_LINES or time.monotonic() > until:
-                return group, False
+            encoded = self._answered(ticket, keys)
+            if encoded is not None:
+                keys.update(one.key for _, one in encoded)
+                group.append((ticket, encoded))
+            waited = time.monotonic() - began
+            if len(keys) >= _GROUP_LINES or waited > _GROUP_SECONDS:
+                break
+            linger = _LINGER_SECONDS if len(group) < self._last_group else 0.0
             try:
-                ticket = self._queue.get_nowait()
+                ticket = self._queue.get(timeout=linger) if linger else self._queue.get_nowait()
             except queue.Empty:
-                return group, False
-        return group, True
+                break
+        self._last_group = len(group)
+        return group, ticket is None
+
+    def _answered(self, ticket: _Ticket, keys: set[tuple[str, str, int, int]]) -> list[tuple[bytes, Entry]] | None:
+        """The ticket's lines, or None where its caller had to be told at once that they cannot be stored."""
+        if self._broken is None:
+            try:
+                return self._encode(ticket.records, keys)
+            except BaseException as error:  # noqa: BLE001 - this caller is told, or everybody
+                if isinstance(error, ValueError) or type(error) is UserError:
+                    ticket.tell(error)
+                    return None
+                self._broken = error
+        ticket.tell(self._broken)
+        return None
 
     def _encode(self, records: Sequence[Record], keys: set[tuple[str, str, int, int]]) -> list[tuple[bytes, Entry]]:
         encoded: list[tuple[bytes, Entry]] = []

@@ -40,7 +40,7 @@ def analyse(path: Path) -> StudyResult:
         manifest, flags, causes, totals = run.manifest, _flags(run), _causes(run), {arm.arm: arm for arm in run.arms()}
         sandboxes = Counter(r.provenance["sandbox"] for r in run.records(latest=True) if "sandbox" in r.provenance)
     clusters = clusters_of(study, tasks)
-    arms = []
+    arms: list[ArmResult] = []
     for name in _ordered(study):
         summary = totals.get(name)
         arms.append(
@@ -309,7 +309,7 @@ def _warnings(
         if text:
             warnings.append(text)
     for name in _ordered(study):
-        for flag, count in sorted(flags.get(name, {}).items()):
+        for flag, count in sorted(flags.get(name, Counter[str]()).items()):
             warnings.append(f"Noticed in {name}: {flag.replace('_', ' ')} ({count} trials).")
         skipped = mixes[name].skipped
         if skipped:

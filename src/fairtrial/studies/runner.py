@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from fairtrial.core import registry
 from fairtrial.core.clock import Clock, SystemClock
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import seed
+from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record, TrialKey
 from fairtrial.core.redact import Redactor
 from fairtrial.core.trial import Engine, EngineOptions, EngineRun, Job, TaskInfo
@@ -76,12 +76,6 @@ class Finished:
     out_of_budget: bool
 
 
-def default_cache() -> Path:
-    """Where proofs, images and package layers are remembered: $FAIRTRIAL_CACHE or the user's cache folder."""
-    root = os.environ.get("FAIRTRIAL_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairtrial"
-
-
 async def execute(
     bound: BoundStudy,
     path: Path,
@@ -121,7 +115,7 @@ async def execute(
 
 
 async def _gate(bound: BoundStudy, tasks: list[TaskInfo]) -> None:
-    refusals = await bound.kind.gate(bound.suite, bound.base, tasks, default_cache())
+    refusals = await bound.kind.gate(bound.suite, bound.base, tasks, cache_folder())
     if refusals:
         reasons = "; ".join(f"{item.task}: {item.reason}" for item in refusals[:5])
         more = f"; and {len(refusals) - 5} more" if len(refusals) > 5 else ""
