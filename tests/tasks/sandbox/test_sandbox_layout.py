@@ -94,19 +94,37 @@ def test_mounts_read_only_writable_nested_and_below_system_folders(run, tmp_path
 
 
 def test_a_link_left_by_a_program_does_not_lead_a_mount_out_of_the_box(sandbox, tmp_path):
-    target = tmp_path / "outside"
-    target.mkdir()
+    """Nor does it break the box, which would count as a failure of the infrastructure."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
     (tmp_path / "data").mkdir()
-    spec = BoxSpec(tmp_path / "files", mounts=(Mount(tmp_path / "data", "/app/data/x"),), workdir="/app")
+    (tmp_path / "data/y").write_text("shown")
+    spec = BoxSpec(tmp_path / "files", mounts=(Mount(tmp_path / "data", "/app/data/x"),), workdir="/app/work")
     box = sandbox.box(spec)
 
     async def both():
-        await sandbox.box(BoxSpec(tmp_path / "files", workdir="/app")).exec(["ln", "-s", str(target), "/app/data"])
-        await box.exec(["true"])
+        free = sandbox.box(BoxSpec(tmp_path / "files", workdir="/app"))
+        await free.exec(["sh", "-c", f"ln -s {outside} /app/data; rm -rf /app/work; ln -s {outside} /app/work"])
+        return await box.exec(["cat", "/app/data/x/y"], workdir="/"), await box.exec(["true"])
 
-    with pytest.raises(InfraError, match="link"):
-        asyncio.run(both())
-    assert list(target.iterdir()) == []
+    first, second = asyncio.run(both())
+    assert first.stdout == b"shown"
+    assert second.exit_code == 126
+    assert list(outside.iterdir()) == []
+
+
+def test_text_that_would_smuggle_options_is_refused(sandbox, tmp_path):
+    evil = {"A": f"1\0--bind\0{tmp_path}\0/host"}
+    with pytest.raises(InfraError, match="not allowed"):
+        asyncio.run(sandbox.box(BoxSpec(tmp_path / "files", env=evil)).exec(["ls", "/host"]))
+    quoted = {"A": "'; touch /root/x; '\n$(touch /root/y)"}
+    done = asyncio.run(sandbox.box(BoxSpec(tmp_path / "files", env=quoted)).exec(["sh", "-c", 'echo "$A"; ls /root']))
+    assert done.stdout.decode() == quoted["A"] + "\n"
+
+
+def test_a_command_with_a_nul_fails_like_a_command(run):
+    assert run(["echo", "a\0b"]).exit_code == 126
+    assert run(["echo", "\ud800"]).exit_code == 126
 
 
 def test_a_link_to_the_host_shows_the_boxs_own_place(run, tmp_path):

@@ -192,6 +192,14 @@ def test_stopping_and_continuing_the_parent_changes_nothing(run):
     assert (done.exit_code, done.end) == (5, End.EXIT)
 
 
+def test_a_program_that_kills_the_shell_above_it_dies_with_its_box(run):
+    marker = f"mark{os.urandom(6).hex()}"
+    done = run(f"kill -9 $PPID; sleep 300; echo {marker}", timeout_s=30)
+    assert done.end is not End.EXIT or done.exit_code != 0
+    assert done.wall_s < 20
+    assert alive(marker) == []
+
+
 def test_a_box_that_cannot_start_is_an_infrastructure_error(sandbox, tmp_path):
     with pytest.raises(InfraError) as caught:
         box = sandbox.box(BoxSpec(tmp_path / "files", mounts=(Mount(tmp_path / "missing", "/data"),)))

@@ -7,6 +7,7 @@ system-call surface is the kernel's, as for any unprivileged program.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def _command(spec: BoxSpec, places: Sequence[Place], env: Mapping[str, str]) -> 
         options += _options(place)
     for name, value in env.items():
         options += ("--setenv", name, value)
-    return [program, "--args", _PLAN_FD, "--"], b"".join(option.encode() + b"\0" for option in options)
+    return [program, "--args", _PLAN_FD, "--"], b"".join(os.fsencode(option) + b"\0" for option in options)
 
 
 def _options(place: Place) -> list[str]:

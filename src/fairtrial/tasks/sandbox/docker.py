@@ -22,6 +22,7 @@ from typing import Any
 
 from fairtrial.core.errors import InfraError
 from fairtrial.tasks.sandbox.api import Availability, BoxSpec, End, Execution
+from fairtrial.tasks.sandbox.box import refusal
 from fairtrial.tasks.sandbox.capture import Capture
 from fairtrial.tasks.sandbox.layout import SYSTEM_PATH, prepare_files
 from fairtrial.tasks.sandbox.spawning import spawn
@@ -95,6 +96,8 @@ class ContainerBox:
         program = shutil.which(self.engine)
         if program is None:
             raise InfraError(f"{self.engine} is not installed", cause="sandbox", retryable=False)
+        if (refused := refusal(argv)) is not None:
+            return refused
         prepare_files(self.spec)
         if self._disk is None and self.spec.limits.disk_mb is not None:
             self._disk = Disk(self.spec.files)

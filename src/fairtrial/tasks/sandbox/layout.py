@@ -100,27 +100,32 @@ def prepare_files(spec: BoxSpec) -> None:
         return
     if any(PurePosixPath(spec.workdir).is_relative_to(mount.target) for mount in spec.mounts):
         return
-    make_inside(spec.files, "/".join(parts), folder=True)
+    path = spec.files
+    for part in parts:
+        path = path / part
+        if path.is_symlink() or path.is_file():
+            return  # A program's doing; entering the folder, in the box, succeeds or fails by itself.
+        path.mkdir(exist_ok=True)
 
 
-def make_inside(root: Path, inner: str, *, folder: bool) -> Path:
-    """Make `root/inner` as a folder or an empty file, refusing to walk through a symlink that a program left there.
+def make_inside(root: Path, inner: str, *, folder: bool) -> None:
+    """Make `root/inner` as a folder or an empty file to mount on.
 
-    Raises InfraError (not retryable) where a part of the path is a symlink or not a folder.
+    A link or a file that a program left in the way is removed: followed, it could lead out of the box, and refusing
+    would let a program turn its own failure into one of the infrastructure.
     """
     path = root
     parts = PurePosixPath(inner).parts
     for index, part in enumerate(parts):
         path = path / part
-        last = index == len(parts) - 1
-        if path.is_symlink() or (path.exists() and not last and not path.is_dir()):
-            raise _impossible(f'"/{inner}": "{part}" in its writable files is a link or a file, not a folder')
+        as_folder = folder or index < len(parts) - 1
+        if path.is_symlink() or (path.exists() and as_folder and not path.is_dir()):
+            path.unlink()
         if not path.exists():
-            if last and not folder:
-                path.touch()
-            else:
+            if as_folder:
                 path.mkdir(exist_ok=True)
-    return path
+            else:
+                path.touch()
 
 
 @cache

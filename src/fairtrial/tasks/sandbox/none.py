@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from fairtrial.tasks.sandbox import gate, processes, supervise
 from fairtrial.tasks.sandbox.api import Availability, BoxSpec, Execution
+from fairtrial.tasks.sandbox.box import refusal
 from fairtrial.tasks.sandbox.layout import SYSTEM_PATH, prepare_files
 from fairtrial.tasks.sandbox.watch import Disk
 
@@ -55,6 +56,8 @@ class PlainBox:
         workdir: str | None = None,
     ) -> Execution:
         """See `api.Box.exec`; the working folder is `files/<workdir>`."""
+        if (refused := refusal(argv)) is not None:
+            return refused
         prepare_files(self.spec)
         files = self.spec.files.resolve()
         if self._disk is None and self.spec.limits.disk_mb is not None:

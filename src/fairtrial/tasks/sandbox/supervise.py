@@ -138,7 +138,7 @@ class _Running:
         assert program is not None and above is not None
         self.program, self.init = program, above.parent if self.launch.strays is None else self.outer
         self.init_fd = os.pidfd_open(self.init)
-        self.pidfds.append(self.init_fd)
+        self.init_dead = self._on_end(self.init_fd)
         self._limit()
         self.program_dead = self._on_end(os.pidfd_open(program))
         self.watch = Watch(self.limits, self.launch.disk, self.group, self._exceeded)
@@ -305,6 +305,8 @@ class _Running:
         else:
             await self._kill_unborn()
         await self.outer_dead
+        if self.init_fd >= 0:
+            await self.init_dead  # The outer command may have ended first, when a program killed the gate's shell.
         self.last_word = gate.last_word(self.gate)
         self.gate.close()
         _, self.status, self.usage = os.wait4(self.outer, 0)

@@ -60,7 +60,7 @@ def _command(spec: BoxSpec, places: Sequence[Place], env: Mapping[str, str]) -> 
     outer = [unshare, "--user", "--map-root-user", "--mount", "--ipc", "--uts", *network, "--propagation", "private"]
     outer += [setpriv, "--pdeathsig", "KILL", unshare, "--pid", "--fork", "--kill-child"]
     outer += ["/bin/sh", "/proc/self/fd/4"]
-    return outer, "\n".join(_script(spec, places, env)).encode()
+    return outer, os.fsencode("\n".join(_script(spec, places, env)))
 
 
 def _script(spec: BoxSpec, places: Sequence[Place], env: Mapping[str, str]) -> Iterator[str]:
