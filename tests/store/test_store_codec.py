@@ -64,12 +64,12 @@ def test_large_strings_leave_the_line(tmp_path):
 
 def test_what_json_cannot_hold_is_kept_as_near_as_it_can_be(tmp_path):
     blobs = BlobStore(tmp_path / "blobs", CLEAN)
-    details = {"bytes": "caf\udce9", "huge": 2**100, "nan": float("nan"), 3: "three"}
+    details = {"bytes": "caf\udce9", "huge": 2**100, "nan": float("nan"), "steps": {3: "three"}}
     record = Record.model_construct(
         key=TrialKey(arm="a", task="t", repeat=0), seed=1, outcome=Outcome.ERRORED, cause="x", details=details
     )
     stored = decode(encode(record, CLEAN, blobs)[0], blobs)
-    assert stored.details == {"bytes": "caf\\udce9", "huge": 2**100, "nan": None, "3": "three"}
+    assert stored.details == {"bytes": "caf\\udce9", "huge": 2**100, "nan": None, "steps": {"3": "three"}}
 
 
 def test_what_is_no_json_at_all_fails_alone(create, make_record):

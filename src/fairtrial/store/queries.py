@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,14 +89,22 @@ class ArmSummary:
     spent: Totals
 
 
-_SPENT_BY_ARM = (
-    "SELECT arm, count(*), sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens), total(cost_usd),"
-    " total(wall_s), total(working_s), total(waiting_s) FROM trials GROUP BY arm ORDER BY arm"
+_BY_ARM = (
+    "SELECT arm, latest, outcome, count(*), sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens),"
+    " total(cost_usd), total(wall_s), total(working_s), total(waiting_s)"
+    " FROM trials GROUP BY arm, latest, outcome ORDER BY arm"
+)
+_MEANS = "SELECT arm, score, count(*), avg(value) FROM scores GROUP BY arm, score"
+_MEANS_OF_LATEST = (
+    "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t USING (arm, task, repeat, attempt)"
+    " WHERE t.latest GROUP BY v.arm, v.score"
 )
 
 
-def _totals(row: Sequence[Any]) -> Totals:
-    attempts, calls, read, written, cached, cost, wall, working, waiting = row
+def _totals(rows: Iterable[Sequence[Any]]) -> Totals:
+    """The sum of groups: count, calls, input, output and cached tokens, dollars, wall, working and waiting seconds."""
+    zero: list[Any] = [0] * 5 + [0.0] * 4
+    attempts, calls, read, written, cached, cost, wall, working, waiting = map(sum, zip(zero, *rows, strict=True))
     usage = Usage(calls=calls, input_tokens=read, output_tokens=written, cached_tokens=cached, cost_usd=cost)
     return Totals(attempts, usage, wall, working, waiting)
 
@@ -214,24 +222,23 @@ class Queries:
 
     def arms(self) -> list[ArmSummary]:
         """A summary of each arm, in the order in which the arms first appeared."""
-        name = self.names()
-        outcomes: dict[int, dict[Outcome, int]] = {}
-        for arm, outcome, count in self._all(
-            "SELECT arm, outcome, count(*) FROM trials WHERE latest GROUP BY arm, outcome"
-        ):
-            outcomes.setdefault(arm, dict.fromkeys(Outcome, 0))[outcome_of(outcome)] = count
+        name, groups = self.names(), self._all(_BY_ARM)
         scores: dict[int, dict[str, Mean]] = {}
-        for arm, score, count, mean in self._all(
-            "SELECT v.arm, v.score, count(*), avg(v.value) FROM scores v JOIN trials t"
-            " USING (arm, task, repeat, attempt) WHERE t.latest GROUP BY v.arm, v.score"
-        ):
+        # looking up every score's trial costs as much as all the rest, and is needed only where something was retried
+        retried = any(not latest for _, latest, *_ in groups)
+        for arm, score, count, mean in self._all(_MEANS_OF_LATEST if retried else _MEANS):
             scores.setdefault(arm, {})[name[score]] = Mean(count, mean)
-        return [
-            ArmSummary(name[arm], sum(outcomes[arm].values()), outcomes[arm], scores.get(arm, {}), _totals(spent))
-            for arm, *spent in self._all(_SPENT_BY_ARM)
-        ]
+        found: list[ArmSummary] = []
+        for arm in dict.fromkeys(group[0] for group in groups):
+            mine = [group for group in groups if group[0] == arm]
+            outcomes = dict.fromkeys(Outcome, 0)
+            for _, latest, outcome, count, *_ in mine:
+                if latest:
+                    outcomes[outcome_of(outcome)] = count
+            spent = _totals(group[3:] for group in mine)
+            found.append(ArmSummary(name[arm], sum(outcomes.values()), outcomes, scores.get(arm, {}), spent))
+        return found
 
     def totals(self) -> Totals:
         """Spending over all attempts."""
-        arms = [row[1:] for row in self._all(_SPENT_BY_ARM)]
-        return _totals([sum(column) for column in zip(*arms, strict=True)] if arms else [0] * 5 + [0.0] * 4)
+        return _totals(group[3:] for group in self._all(_BY_ARM))
