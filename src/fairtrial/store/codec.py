@@ -56,7 +56,7 @@ def encode(record: Record, redactor: Redactor, blobs: BlobSink) -> tuple[bytes, 
 
 def _json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError):
         # integers beyond 64 bits, lone surrogates: rare, and nothing to lose a record for
         text = json.dumps(_speakable(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
