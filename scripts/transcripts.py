@@ -33,7 +33,9 @@ def run(command: str, folder: Path) -> str:
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     text = f"$ {command}\n" + done.stdout + done.stderr
-    lines = [line.rstrip() for line in text.splitlines() if not line.startswith(("Proving the verifiers", " trials"))]
+    lines = [
+        line.rstrip() for line in text.splitlines() if not line.startswith(("Proving the verifiers", "Recovered: "))
+    ]
     lines = [line for line in lines if not re.fullmatch(r"\d+ trials.*", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 

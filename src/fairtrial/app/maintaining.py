@@ -17,18 +17,22 @@ def verify(path: Path, as_json: bool) -> int:
     if not RunDir.exists(path):
         raise UserError(f"{path} is no run directory: it has no manifest.json")
     problems = check(path)
+    damage = [problem for problem in problems if not problem.harmless]
     if as_json:
-        print_json({"path": str(path), "ok": not problems, "problems": [str(problem) for problem in problems]})
+        print_json(
+            {
+                "path": str(path),
+                "ok": not damage,
+                "problems": [str(problem) for problem in damage],
+                "mended_by_a_resume": [str(problem) for problem in problems if problem.harmless],
+            }
+        )
     else:
         for problem in problems:
-            sys.stdout.write(f"{problem}\n")
-        found = (
-            f"{len(problems)} problem{'s' if len(problems) != 1 else ''} found"
-            if problems
-            else "every byte is as written"
-        )
-        sys.stdout.write(f"{path}: {found}\n")
-    return 4 if problems else 0
+            sys.stdout.write(f"{problem}{' (the next resume mends it)' if problem.harmless else ''}\n")
+        many = f"{len(damage)} problem{'s' if len(damage) != 1 else ''} found"
+        sys.stdout.write(f"{path}: {many if damage else 'every acknowledged byte is as written'}\n")
+    return 4 if damage else 0
 
 
 def reindex(path: Path, as_json: bool) -> None:

@@ -102,7 +102,8 @@ def _print_record(record: Record) -> None:
     if record.cause or record.message:
         out(f"cause: {record.cause or ''}  {printable(record.message or '')}")
     if record.timings:
-        out(f"time: {record.timings.wall_s:.2f} s, of which {record.timings.waiting_s:.2f} s waiting for a provider")
+        timings = record.timings
+        out(f"time: {timings.working_s:.2f} s working, {timings.waiting_s:.2f} s waiting (provider, verifier)")
     if record.usage.calls or record.usage.tokens:
         usage = record.usage
         out(f"usage: {usage.calls} calls, {usage.input_tokens} + {usage.output_tokens} tokens, ${usage.cost_usd:.4f}")

@@ -31,6 +31,7 @@ Reading (works while a driver writes, never modifies the directory; reopen to se
     run.arms() -> list[ArmSummary]               # outcomes, means of scores (latest attempts), spending (all)
     run.score_rows(score) -> Iterator[ScoreRow(arm, task, repeat, value | None, outcome)]   # latest attempts
     run.score_names() -> list[str]
+    run.marks() -> Iterator[Marked(arm, flags, provenance, trials)]         # latest attempts
     run.totals() -> Totals(attempts, usage, wall_s, working_s, waiting_s)                   # over ALL attempts
 
 The manifest and the study text are redacted like everything else, so compare a new manifest with the stored one
@@ -49,7 +50,7 @@ from __future__ import annotations
 
 from fairtrial.store.blobs import BlobStore
 from fairtrial.store.export import export_jsonl, export_parquet
-from fairtrial.store.queries import ArmSummary, Done, Mean, Row, ScoreRow, Totals
+from fairtrial.store.queries import ArmSummary, Done, Marked, Mean, Row, ScoreRow, Totals
 from fairtrial.store.recovery import Recovery
 from fairtrial.store.rundir import RunDir
 from fairtrial.store.unpack import UnpackLimits, unpack
@@ -60,6 +61,7 @@ __all__ = [
     "ArmSummary",
     "BlobStore",
     "Done",
+    "Marked",
     "Mean",
     "Problem",
     "Recovery",

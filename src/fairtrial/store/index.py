@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from fairtrial.core.errors import CorruptError, LockedError, StorageError
+from fairtrial.core.ids import canonical_json
 from fairtrial.core.record import Outcome
 from fairtrial.store.frames import Frame
 
 FILE = "index.db"
-VERSION = 1
+VERSION = 2
 _APPLICATION = 0x46545231
 _OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
 _SCHEMA = """
@@ -30,7 +31,7 @@ CREATE TABLE trials (
     latest INTEGER, outcome INTEGER, cause INTEGER,
     calls INTEGER, input_tokens INTEGER, output_tokens INTEGER, cached_tokens INTEGER, cost_usd REAL,
     started REAL, wall_s REAL, working_s REAL, waiting_s REAL,
-    segment INTEGER, offset INTEGER, length INTEGER, line INTEGER,
+    segment INTEGER, offset INTEGER, length INTEGER, line INTEGER, marks INTEGER,
     PRIMARY KEY (arm, task, repeat, attempt)) WITHOUT ROWID;
 CREATE TABLE scores (
     score INTEGER, arm INTEGER, task INTEGER, repeat INTEGER, attempt INTEGER, value REAL,
@@ -43,7 +44,7 @@ CREATE VIEW attempts AS SELECT
   FROM trials JOIN names a ON a.id = arm JOIN names t ON t.id = task LEFT JOIN names c ON c.id = cause
   JOIN segments s ON s.id = segment;
 """
-_INSERT = "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _HAS = "SELECT 1 FROM trials WHERE arm = ? AND task = ? AND repeat = ? AND attempt = ?"
 _HIGHEST = "SELECT max(attempt) FROM trials WHERE arm = ? AND task = ? AND repeat = ?"
 _MARK_LATEST = "UPDATE trials SET latest = (attempt = ?4) WHERE arm = ?1 AND task = ?2 AND repeat = ?3"
@@ -64,6 +65,8 @@ class Entry:
     timings: tuple[float | None, float, float, float]
     """Start (Unix time), wall, working and waiting seconds."""
     scores: Mapping[str, float]
+    marks: str | None
+    """Flags and provenance as JSON (few different ones in a run, so it is interned like a name); None without any."""
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -96,7 +99,16 @@ def entry(value: Mapping[str, Any]) -> Entry:
         ),
         when,
         {str(name): float(score) for name, score in scores.items()},
+        _marks(value),
     )
+
+
+def _marks(value: Mapping[str, Any]) -> str | None:
+    flags: object = value.get("flags") or []
+    provenance: object = value.get("provenance") or {}
+    if not flags and not provenance:
+        return None
+    return canonical_json({"flags": flags, "provenance": provenance}).decode()
 
 
 @contextlib.contextmanager
@@ -197,7 +209,8 @@ class Index:
     def _insert(self, one: Entry, place: tuple[int, int, int, int]) -> bool:
         key = (self._name(one.arm), self._name(one.task), one.repeat, one.attempt)
         cause = self._name(one.cause) if one.cause else None
-        row = (*key, 1, _OUTCOMES.index(Outcome(one.outcome)), cause, *one.usage, *one.timings, *place)
+        marks = self._name(one.marks) if one.marks else None
+        row = (*key, 1, _OUTCOMES.index(Outcome(one.outcome)), cause, *one.usage, *one.timings, *place, marks)
         if self.db.execute(_INSERT, row).rowcount != 1:
             return False
         self.db.executemany(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,16 @@ class Row:
     working_s: float
     waiting_s: float
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Trials of an arm that share what was noticed and where they ran."""
+
+    arm: str
+    flags: tuple[str, ...]
+    provenance: dict[str, str]
+    trials: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +207,16 @@ class Queries:
                     row[15],
                     Place(segment[row[16]], row[17], row[18], row[19]),
                 )
+
+    def marks(self) -> Iterator[Marked]:
+        """Flags and provenance of the latest attempts, by arm, with the trials that share them."""
+        rows = self._all(
+            "SELECT a.name, m.name, count(*) FROM trials JOIN names a ON a.id = arm JOIN names m ON m.id = marks"
+            " WHERE latest GROUP BY arm, marks"
+        )
+        for arm, text, count in rows:
+            marks = json.loads(text)
+            yield Marked(arm, tuple(marks["flags"]), marks["provenance"], count)
 
     def score_names(self) -> list[str]:
         """The names of all scores that a record carries, sorted."""

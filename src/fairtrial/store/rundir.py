@@ -22,7 +22,7 @@ from fairtrial.store.codec import decode
 from fairtrial.store.disk import TEMPORARY, Disk, Lock, storing
 from fairtrial.store.frames import read_frame
 from fairtrial.store.index import Index
-from fairtrial.store.queries import ArmSummary, Done, Place, Queries, Row, ScoreRow, Totals
+from fairtrial.store.queries import ArmSummary, Done, Marked, Place, Queries, Row, ScoreRow, Totals
 from fairtrial.store.segments import FOLDER, ROLL_BYTES, SUMS, write_sums
 from fairtrial.store.writer import RunWriter
 
@@ -211,6 +211,10 @@ class RunDir:
     def score_rows(self, score: str) -> Iterator[ScoreRow]:
         """Each trial's latest attempt with its value of `score`; None where it has none (errored, skipped)."""
         return self._queries.score_rows(score)
+
+    def marks(self) -> Iterator[Marked]:
+        """Flags and provenance of the latest attempts, by arm, with the trials that share them."""
+        return self._queries.marks()
 
     def score_names(self) -> list[str]:
         """The names of all scores, sorted."""

@@ -145,7 +145,7 @@ class _IndexRows:
         self._scores = [row[0] for row in db.execute("SELECT DISTINCT score FROM scores")]
         self._cursor = db.execute(
             "SELECT offset, line, length, arm, task, repeat, attempt, outcome, cause, calls, input_tokens,"
-            " output_tokens, cached_tokens, cost_usd, started, wall_s, working_s, waiting_s FROM trials"
+            " output_tokens, cached_tokens, cost_usd, started, wall_s, working_s, waiting_s, marks FROM trials"
             " WHERE segment = (SELECT id FROM segments WHERE name = ?) ORDER BY offset, line",
             (segment,),
         )
@@ -182,8 +182,9 @@ class _IndexRows:
             row[9:14],
             row[14:18],
             scores,
+            self._names.get(row[18]),
         )
-        written = (length, one.key, one.outcome, one.cause, one.usage, one.timings, dict(one.scores))
+        written = (length, one.key, one.outcome, one.cause, one.usage, one.timings, dict(one.scores), one.marks)
         return None if known == written else "differs"
 
 

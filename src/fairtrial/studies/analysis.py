@@ -37,8 +37,8 @@ def analyse(path: Path) -> StudyResult:
         known = run.score_names()
         if known and score not in known:
             raise UserError(f'no record of {path} has a score "{score}"{did_you_mean(score, known)}')
-        manifest, flags, causes, totals = run.manifest, _flags(run), _causes(run), {arm.arm: arm for arm in run.arms()}
-        sandboxes = Counter(r.provenance["sandbox"] for r in run.records(latest=True) if "sandbox" in r.provenance)
+        manifest, causes, totals = run.manifest, _causes(run), {arm.arm: arm for arm in run.arms()}
+        flags, sandboxes = _marks(run)
     clusters = clusters_of(study, tasks)
     arms: list[ArmResult] = []
     for name in _ordered(study):
@@ -125,13 +125,16 @@ def _causes(run: RunDir) -> dict[str, Counter[str]]:
     return causes
 
 
-def _flags(run: RunDir) -> dict[str, Counter[str]]:
-    """Flags by arm; what follows a colon is detail and does not make a flag another one."""
+def _marks(run: RunDir) -> tuple[dict[str, Counter[str]], Counter[str]]:
+    """Flags by arm, and trials by sandbox; what follows a colon is detail and does not make a flag another one."""
     flags: dict[str, Counter[str]] = {}
-    for record in run.records(latest=True):
-        for flag in record.flags:
-            flags.setdefault(record.key.arm, Counter())[flag.split(":", 1)[0]] += 1
-    return flags
+    sandboxes: Counter[str] = Counter()
+    for mark in run.marks():
+        for flag in {flag.split(":", 1)[0] for flag in mark.flags}:
+            flags.setdefault(mark.arm, Counter())[flag] += mark.trials
+        if "sandbox" in mark.provenance:
+            sandboxes[mark.provenance["sandbox"]] += mark.trials
+    return flags, sandboxes
 
 
 def _arm(

@@ -108,10 +108,25 @@ async def execute(
         if RunDir.exists(path)
         else RunDir.create(path, fresh, study_text, redactor)
     )
+    if recovered := _recovered(writer):
+        progress.phase(recovered)
     try:
         return await _Run(bound, tasks, writer, clock, progress, retry_errored).go()
     finally:
         writer.close()
+
+
+def _recovered(writer: RunWriter) -> str | None:
+    """What opening the directory had to mend, in words."""
+    found = writer.recovery
+    parts = [
+        f"{found.records} durable records were indexed late" if found.records else "",
+        f"{found.torn_bytes} bytes of an unfinished write were cut off" if found.torn_bytes else "",
+        f"a damaged tail was set aside ({', '.join(found.set_aside)})" if found.set_aside else "",
+        f"the index was built anew ({found.rebuilt})" if found.rebuilt else "",
+    ]
+    said = "; ".join(part for part in parts if part)
+    return f"Recovered: {said}" if said else None
 
 
 async def _gate(bound: BoundStudy, tasks: list[TaskInfo]) -> None:

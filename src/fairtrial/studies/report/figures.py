@@ -11,6 +11,8 @@ from fairtrial.studies.result import EffectResult, StudyResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_TALLEST = 9
+"""Dots in one stack; what is more is not drawn higher."""
 INK, MUTED, GRID = "#1c2430", "#6b7685", "#e3e7ec"
 COLOURS = {"better": "#1a7f5a", "worse": "#c2413b", "equivalent": "#2f6fb0", "not decided": "#a0730f"}
 OUTCOMES = {
@@ -40,13 +42,13 @@ def forest(result: StudyResult) -> str:
 def _forest_row(axes: Any, row: int, effect: EffectResult) -> None:
     colour = COLOURS[effect.verdict]
     seen: dict[float, int] = {}
-    xs: list[float] = []
-    ys: list[float] = []
+    dots: dict[tuple[float, int], None] = {}
     for value in sorted(effect.differences.values()):
-        stack = seen[round(value, 2)] = seen.get(round(value, 2), -1) + 1
-        xs.append(value)
-        ys.append(row - 0.1 - 0.045 * min(stack, 9))
-    axes.scatter(xs, ys, s=16, color=colour, alpha=0.4, linewidths=0)
+        place = round(value, 2)
+        seen[place] = stack = min(seen.get(place, -1) + 1, _TALLEST)
+        dots[place, stack] = None
+    xs, stacks = [place for place, _ in dots], [stack for _, stack in dots]
+    axes.scatter(xs, [row - 0.1 - 0.045 * stack for stack in stacks], s=16, color=colour, alpha=0.45, linewidths=0)
     if effect.ci is not None:
         axes.plot(effect.ci, [row + 0.14] * 2, color=colour, linewidth=3, solid_capstyle="butt")
     axes.plot([effect.estimate], [row + 0.14], marker="D", markersize=8, color=colour, markeredgecolor="white")
