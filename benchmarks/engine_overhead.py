@@ -147,7 +147,7 @@ def main() -> None:
     text = table()
     print(text)
     if arguments.save:
-        save("engine_overhead", text)
+        save("engine-overhead", text)
 
 
 if __name__ == "__main__":

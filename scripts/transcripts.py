@@ -1,8 +1,8 @@
 """Regenerate the command transcripts of the README and the docs, or check that they are still what the commands print.
 
 A transcript is a fenced block right after a marker: `<!-- transcript: fairtrial run ... -->`. All transcripts of one
-file run in order in one scratch folder that holds links to recipes/ and examples/. `--check` compares with durations,
-digests and machine facts masked, and exits 1 with the difference.
+file run in order in one scratch folder that holds a link to recipes/. After `<!-- result: NAME -->` stands the newest
+saved result of that benchmark. `--check` compares with durations and digests masked, and exits 1 with the difference.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(<!-- transcript: (?P<command>[^\n]+) -->\n```text\n)(?P<body>.*?)(```)", re.DOTALL)
+_RESULT = re.compile(r"(<!-- result: (?P<name>[a-z-]+) -->\n```text\n)(?P<body>.*?)(```)", re.DOTALL)
 _MASKS = (
     (re.compile(r"\b\d[\d,.]*\s?(s|ms|min|h)\b"), "TIME"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "DIGEST"),
@@ -51,12 +52,19 @@ def refreshed(path: Path) -> str:
     """A file's text with every transcript run again."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ("recipes", "examples"):
-            if (ROOT / name).exists():
-                (folder / name).symlink_to(ROOT / name)
-        return _BLOCK.sub(
-            lambda block: block.group(1) + run(block["command"], folder) + block.group(4), path.read_text("utf-8")
+        (folder / "recipes").symlink_to(ROOT / "recipes")
+        text = _RESULT.sub(
+            lambda block: block.group(1) + newest(block["name"]) + block.group(4), path.read_text("utf-8")
         )
+        return _BLOCK.sub(lambda block: block.group(1) + run(block["command"], folder) + block.group(4), text)
+
+
+def newest(name: str) -> str:
+    """The newest saved result of a benchmark, with its date."""
+    found = sorted((ROOT / "benchmarks" / "results").glob(f"????-??-??-{name}.txt"))
+    if not found:
+        raise SystemExit(f"no saved result of {name}: run the benchmark with --save")
+    return f"{found[-1].name[:10]}\n{found[-1].read_text('utf-8').rstrip()}\n"
 
 
 def main() -> int:
@@ -64,12 +72,13 @@ def main() -> int:
     check, stale = "--check" in sys.argv[1:], 0
     for path in FILES:
         before = path.read_text("utf-8")
-        if not _BLOCK.search(before):
+        if not _BLOCK.search(before) and not _RESULT.search(before):
             continue
         after = refreshed(path)
         if not check:
             path.write_text(after, "utf-8")
-            print(f"{path.relative_to(ROOT)}: {len(_BLOCK.findall(after))} transcripts")
+            count = len(_BLOCK.findall(after)) + len(_RESULT.findall(after))
+            print(f"{path.relative_to(ROOT)}: {count} blocks")
         elif masked(before) != masked(after):
             stale += 1
             names = (str(path.relative_to(ROOT)), "what the commands print now")

@@ -87,8 +87,8 @@ def test_any_missing_file_is_found(sealed, tmp_path):
         "UPDATE trials SET cost_usd = 0",
         "DELETE FROM trials WHERE attempt = 2",
         "INSERT INTO trials SELECT arm, task, 77, attempt, latest, outcome, cause, calls, input_tokens, output_tokens,"
-        " cached_tokens, cost_usd, started, wall_s, working_s, waiting_s, segment, offset, length, 500, marks FROM trials"
-        " WHERE attempt = 2",
+        " cached_tokens, cost_usd, started, wall_s, working_s, waiting_s, segment, offset, length, 500, marks"
+        " FROM trials WHERE attempt = 2",
         "UPDATE trials SET latest = 1",
         "UPDATE names SET name = 'nobody' WHERE name = 'fold'",
         "UPDATE segments SET indexed = indexed + 1",
