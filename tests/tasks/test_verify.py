@@ -11,7 +11,7 @@ from fairtrial.core.errors import InfraError
 from fairtrial.core.trial import TaskInfo
 from fairtrial.tasks.harbor.image import VerifierTools
 from fairtrial.tasks.reward import read_reward
-from fairtrial.tasks.sandbox.api import BoxLimits
+from fairtrial.tasks.sandbox.api import Availability, Box, BoxLimits, BoxSpec, Sandbox
 from fairtrial.tasks.sandbox.choose import choose
 from fairtrial.tasks.task import Image, Step, Task, Verifier
 from fairtrial.tasks.verify import Finished, Judgement, passed, scores_of, verify
@@ -30,6 +30,7 @@ def judge(
     timeout_s: float = 20,
     modes: dict[str, int] | None = None,
     before_verify=lambda files: None,
+    sandbox: Sandbox | None = None,
 ) -> Judgement:
     """Verify a box folder that holds `agent`'s files with the script `test_sh`."""
     image, files, own = tmp_path / "image", tmp_path / "files", tmp_path / "tests"
@@ -52,7 +53,7 @@ def judge(
             task,
             step,
             Image(image, "/app", {}),
-            choose(),
+            sandbox or choose(),
             finished,
             folder=tmp_path / "work",
             tools=VerifierTools((), (), {}),
@@ -271,6 +272,31 @@ def test_a_candidate_that_hangs_or_eats_memory_says_so_and_does_not_break_the_ve
     verdict = judge(tmp_path, script, agent={"app/hog.py": HOG}, limits=BoxLimits(memory_mb=128))
     assert verdict.reward.value == 1
     assert verdict.details["candidate"]["ends"] == ["wall_limit", "out_of_memory"]
+
+
+class ThirdBoxFails:
+    """A real sandbox whose boxes for candidates cannot be started."""
+
+    isolated = True
+
+    def __init__(self) -> None:
+        self.real = choose()
+        self.name = self.real.name
+
+    def available(self) -> Availability:
+        return self.real.available()
+
+    def box(self, spec: BoxSpec) -> Box:
+        if spec.files.name == "candidate":
+            raise InfraError("no more boxes", cause="sandbox")
+        return self.real.box(spec)
+
+
+def test_code_that_could_not_be_run_is_an_error_and_never_a_zero(tmp_path):
+    script = f"{candidate('true')} || echo 0 > /logs/verifier/reward.txt\n"
+    with pytest.raises(InfraError, match="no more boxes") as caught:
+        judge(tmp_path, script, sandbox=ThirdBoxFails())
+    assert caught.value.cause == "candidate"
 
 
 def test_candidates_share_the_verifiers_time(tmp_path):

@@ -40,6 +40,8 @@ class Broker:
     requests: int = 2000
     served: int = 0
     refused: list[str] = field(default_factory=list)
+    failed: InfraError | None = None
+    """Set where a third box could not be started: the verdict then rests on code that never ran."""
     ends: list[str] = field(default_factory=list)
     _box: Box | None = None
     _server: asyncio.Server | None = None
@@ -102,6 +104,7 @@ class Broker:
             try:
                 done = await self._run(argv, min(timeout, self.seconds), cwd, given)
             except InfraError as error:
+                self.failed = error
                 self.refused.append(one_line(error)[:200])
                 return {"error": self.refused[-1]}, b"", b""
         self.seconds -= done.wall_s

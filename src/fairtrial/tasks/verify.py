@@ -119,6 +119,8 @@ def _judged(
     if end is not End.EXIT:
         said = _DEATHS.get(end, f"was ended by its {end.value.replace('_', ' ')}")
         raise InfraError(f"the verifier {said}: {_tail(done)}".rstrip(": "), cause=f"verifier_{end.value}")
+    if broker.failed is not None:
+        raise InfraError(f"the agent's code could not be run for the verifier: {broker.failed}", cause="candidate")
     try:
         reward = read_reward(files, step.verifier.tests)
     except InfraError as error:
