@@ -158,6 +158,25 @@ def test_locked_and_corrupt_directories_exit_4(tmp_path: Path, run: Path) -> Non
     assert done.returncode == 4 and segment.name in done.stdout and "Traceback" not in done.stderr
 
 
+def test_a_disk_that_refuses_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """A cap on file sizes stands in for a full disk: the segment cannot grow any more."""
+    (tmp_path / "s.toml").write_text(STUDY.replace("n = 30", "n = 600\nfiller = 3000"))
+    command = [sys.executable, "-m", "fairtrial.app.cli", "run", str(tmp_path / "s.toml"), "-o", str(tmp_path / "run")]
+    limit = ["prlimit", "--fsize=400000", "--"]
+    full = subprocess.run([*limit, *command, "-q"], capture_output=True, text=True, timeout=120)
+    said = complaint(full, 4)
+    assert "cannot be written" in said and "resume" in said and full.stderr.count("\n") == 1
+    with RunDir.open(tmp_path / "run") as run:
+        kept = {str(record.key): record for record in run.records()}
+    assert 0 < len(kept) < 2400
+    again = fairtrial("resume", tmp_path / "run", "-q", "--no-report")
+    assert again.returncode == 0, again.stderr
+    with RunDir.open(tmp_path / "run") as run:
+        after = {str(record.key): record for record in run.records()}
+    assert len(after) == 2400 and all(after[key] == record for key, record in kept.items())
+    assert fairtrial("verify", tmp_path / "run").returncode == 0
+
+
 def test_a_secret_in_the_environment_never_reaches_the_directory(tmp_path: Path) -> None:
     secret = "canary-9f2c7e51b0aa"
     (tmp_path / "s.toml").write_text(STUDY.replace('title = "planted"', f'title = "leaks {secret}"'))

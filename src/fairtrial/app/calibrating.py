@@ -53,10 +53,11 @@ def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool
 
 
 def _print(found: Calibration, path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from fairtrial.studies.report.terminal import open_console
+
+    console = open_console()
     console.print(
         f"A against A, run for real ({path}): {found.blocks} paired blocks, "
         f"{found.disagreements} in which two identical arms scored differently",

@@ -17,12 +17,12 @@ def compare(left: str, right: str, as_json: bool) -> None:
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from fairtrial.studies.report.terminal import open_console
     from fairtrial.studies.report.wording import interval, p_value, signed
 
-    console = Console(highlight=False)
+    console = open_console()
     for warning in result.warnings:
         console.print(f"! {warning}", style="yellow", markup=False, soft_wrap=True)
     for effect in result.effects:

@@ -51,10 +51,14 @@ def doctor(as_json: bool) -> int:
             }
         )
         return 0 if usable and not plugins else 1
-    from rich.console import Console
+    from fairtrial.studies.report.terminal import open_console
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs\n", markup=False)
+    console = open_console()
+    console.print(
+        f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs\n",
+        markup=False,
+        soft_wrap=True,
+    )
     for title, found in (
         ("Sandboxes (in the order of choice)", sandboxes),
         ("Engines", engines),
@@ -63,11 +67,11 @@ def doctor(as_json: bool) -> int:
     ):
         if not found:
             continue
-        console.print(title, style="bold", markup=False)
+        console.print(title, style="bold", markup=False, soft_wrap=True)
         for item in found:
-            console.print(f"  {'✓' if item.ok else '✗'} {item.what:<12} {item.says}", markup=False)
+            console.print(f"  {'✓' if item.ok else '✗'} {item.what:<12} {item.says}", markup=False, soft_wrap=True)
             if item.remedy and not item.ok:
-                console.print(f"      {item.remedy}", style="dim", markup=False)
+                console.print(f"      {item.remedy}", style="dim", markup=False, soft_wrap=True)
         console.print()
     if not usable:
         sys.stderr.write("fairtrial: no sandbox can isolate an agent here; see the remedies above\n")

@@ -55,9 +55,10 @@ def _list(run: RunDir, wanted: Filter, as_json: bool) -> None:
     if as_json:
         print_json({"trials": [_brief(record) for record in records]})
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from fairtrial.studies.report.terminal import open_console
 
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("trial", "outcome", "score", "seconds", "cause", "message"):
@@ -67,7 +68,7 @@ def _list(run: RunDir, wanted: Filter, as_json: bool) -> None:
         seconds = f"{record.timings.wall_s:.2f}" if record.timings else ""
         message = Text(printable(record.message or "", 90))
         table.add_row(Text(str(record.key)), record.outcome, scores, seconds, record.cause or "", message)
-    console = Console()
+    console = open_console()
     console.print(table)
     if len(records) == wanted.limit:
         console.print(f"(first {wanted.limit}; --limit shows more)", style="dim")
@@ -94,9 +95,9 @@ def _brief(record: Record) -> dict[str, Any]:
 
 
 def _print_record(record: Record) -> None:
-    from rich.console import Console
+    from fairtrial.studies.report.terminal import open_console
 
-    console = Console(highlight=False)
+    console = open_console()
     out = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731 - one short printer
     out(f"{record.key}   {record.outcome}   " + "  ".join(f"{name}={value:g}" for name, value in record.scores.items()))
     if record.cause or record.message:

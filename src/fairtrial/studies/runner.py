@@ -198,10 +198,11 @@ class _Run:
             out = self.next is not None and not self.interrupts
             if out:
                 await self._skip_rest()
+            await self._written(0)
         finally:
             if self.stream is not None:
                 await self.stream.stop()
-            await self._written(0)
+            await asyncio.gather(*self.writing, return_exceptions=True)
         return Finished(self.writer.run.path, self.planned, self.ran, bool(self.interrupts), out)
 
     def _jobs(self, attempts: int) -> Iterator[Job]:
@@ -235,8 +236,9 @@ class _Run:
         """Wait until at most so many records are still being written; raises what a write raised."""
         while len(self.writing) > at_most:
             done, self.writing = await asyncio.wait(self.writing, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            errors = [error for task in done if (error := task.exception()) is not None]
+            if errors:
+                raise errors[0]
 
     async def _skip_rest(self) -> None:
         """Record what the budget did not allow, once; a later resume with more budget runs it."""

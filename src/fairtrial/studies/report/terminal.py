@@ -15,9 +15,14 @@ from fairtrial.studies.result import StudyResult
 _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
 
 
-def print_result(result: StudyResult, page: Path | None, console: Console | None = None) -> None:
+def open_console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for a table where it is no terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+
+def print_result(result: StudyResult, page: Path | None) -> None:
     """Print a study's result on standard output."""
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = open_console()
     console.print()
     console.print(Text(result.title, style="bold"))
     if result.question:
