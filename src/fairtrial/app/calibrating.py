@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,19 +34,14 @@ def calibrate(
 
 
 def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool) -> None:
-    from fairtrial.app.progress import LiveProgress
-    from fairtrial.app.running import base_of
+    from fairtrial.app.running import base_of, watched
     from fairtrial.studies.calibrate import twin_study
-    from fairtrial.studies.runner import execute
     from fairtrial.studies.study import bind, load_study, study_toml
 
     study, _ = load_study(source, overrides)
     twins = twin_study(study)
-    progress = LiveProgress(quiet)
-    bound = bind(twins, base_of(source))
-    with progress.watching():
-        finished = asyncio.run(execute(bound, path, study_toml(twins), progress=progress))
-    if finished.interrupted:
+    finished = watched(bind(twins, base_of(source)), path, study_toml(twins), quiet)
+    if finished is None or finished.interrupted:
         sys.stderr.write("interrupted; run the same command again to continue\n")
         raise SystemExit(130)
 

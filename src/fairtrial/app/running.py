@@ -68,17 +68,28 @@ def resume(path: Path, overrides: tuple[str, ...], options: Options) -> int:
 
 
 def _execute(bound: BoundStudy, path: Path, text: str, options: Options) -> int:
-    from fairtrial.app.progress import LiveProgress
-    from fairtrial.studies.runner import execute
-
     _check_gates(bound, options)
-    progress = LiveProgress(options.quiet or options.as_json)
-    with progress.watching():
-        finished = asyncio.run(execute(bound, path, text, progress=progress, retry_errored=options.retry_errored))
+    finished = watched(bound, path, text, options.quiet or options.as_json, options.retry_errored)
+    if finished is None:
+        return 130
     if finished.interrupted:
         sys.stderr.write(f"interrupted; nothing that was done is lost. Continue with: fairtrial resume {path}\n")
         return 130
     return _conclude(path, options, finished)
+
+
+def watched(bound: BoundStudy, path: Path, text: str, quiet: bool, retry_errored: bool = False) -> Finished | None:
+    """Run a study with progress shown; None when it was interrupted before the first trial."""
+    from fairtrial.app.progress import LiveProgress
+    from fairtrial.studies.runner import execute
+
+    progress = LiveProgress(quiet)
+    try:
+        with progress.watching():
+            return asyncio.run(execute(bound, path, text, progress=progress, retry_errored=retry_errored))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before the first trial; run the same command again\n")
+        return None
 
 
 def _check_gates(bound: BoundStudy, options: Options) -> None:
