@@ -51,7 +51,7 @@ def main() -> None:
             lines.append(f"  differs: {row['path']}")
     text = "\n".join(
         [
-            f"{len(declared)} task.toml and {len(skills)} SKILL.md, {len(lines)} problems; {unusual} task.toml with strays",
+            f"{len(declared)} task.toml and {len(skills)} SKILL.md, {len(lines)} not read; {unusual} have strays",
             f"{len(rows)} front matters: {table[True, True]} valid for both, {table[False, False]} rejected by both, "
             f"{table[True, False] + table[False, True]} verdicts differ from the reference",
             *lines,

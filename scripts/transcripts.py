@@ -35,7 +35,7 @@ def run(command: str, folder: Path) -> str:
     )
     text = f"$ {command}\n" + done.stdout + done.stderr
     lines = [
-        line.rstrip() for line in text.splitlines() if not line.startswith(("Proving the verifiers", "Recovered: "))
+        line.rstrip() for line in text.splitlines() if not line.startswith(("Planned: ", "Proving ", "Recovered: "))
     ]
     lines = [line for line in lines if not re.fullmatch(r"\d+ trials.*", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

@@ -126,7 +126,7 @@ class StudyResult(Config):
     effects: tuple[EffectResult, ...]
     warnings: tuple[str, ...] = ()
     mde_before: float | None = None
-    """Smallest difference to be expected to be found, from the plan alone (binary scores, worst-case spread)."""
+    """Smallest difference that the plan alone promised to find (assumptions: `studies.analysis.mde_before`)."""
     sandboxes: dict[str, int] = Field(default_factory=dict)
     """Records by the sandbox that they ran in."""
     created: str = ""

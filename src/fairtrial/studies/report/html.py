@@ -40,7 +40,7 @@ def render(result: StudyResult) -> str:
     )
     for function in (wording.number, wording.signed, wording.interval, wording.p_value, wording.money, wording.seconds):
         environment.filters[function.__name__] = function
-    environment.filters["shade"] = shade
+    environment.filters["shade"], environment.filters["promise"] = shade, wording.promise
     css = (_FOLDER / "report.css").read_text("utf-8")
     style_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(

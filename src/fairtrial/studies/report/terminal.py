@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairtrial.studies.report.wording import interval, money, number, p_value, seconds, signed
+from fairtrial.studies.report.wording import interval, money, number, p_value, promise, seconds, signed
 from fairtrial.studies.result import StudyResult
 
 _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
@@ -34,6 +34,8 @@ def print_result(result: StudyResult, page: Path | None) -> None:
     console.print(_effects(result))
     console.print()
     console.print(_arms(result))
+    if result.mde_before is not None:
+        console.print(Text(f"\nBefore the run, the plan promised to find {promise(result)}.", style="dim"))
     if result.published:
         console.print(Text(f"\nPublished ({result.paper}): {result.published}", style="dim"))
     for warning in result.warnings:

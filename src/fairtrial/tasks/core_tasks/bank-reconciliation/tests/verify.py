@@ -2,13 +2,11 @@
 
 import csv
 import re
-import sys
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 RULES = ("reference", "batch", "amount and date")
@@ -88,36 +86,34 @@ OPEN_LINES = sorted(set(LINES) - {line for _, line in MATCHES})
 PART_OF = {**{name: rule for (names, _), rule in MATCHES.items() for name in names}, **{line: rule for (_, line), rule in MATCHES.items()}}
 
 
-def judge(checks):
-    found = want(read_json("/app/reconciliation.json"), dict, "the file")
+def checks():
+    found = grading.want(grading.load_json(grading.APP / "reconciliation.json"), dict, "the file")
     seen, right, wrong = set(), [0, 0, 0], [0, 0, 0]
-    for item in want(found.get("matches"), list, "matches"):
-        names = want(want(item, dict, "a match").get("entries"), list, "entries of a match")
-        line = want(item.get("line"), int, "line of a match")
+    for item in grading.want(found.get("matches"), list, "matches"):
+        names = grading.want(grading.want(item, dict, "a match").get("entries"), list, "entries of a match")
+        line = grading.want(item.get("line"), int, "line of a match")
         if not names or any(type(name) is not str for name in names):
-            raise Refused("entries of a match should be a non-empty list of strings")
+            raise grading.Refused("entries of a match should be a non-empty list of strings")
         if len(set(names)) != len(names) or seen & {*names, line}:
-            raise Refused(f"{short(item)} uses an entry or a line twice")
+            raise grading.Refused(f"{grading.shown(item)} uses an entry or a line twice")
         if not set(names) <= set(ENTRIES) or line not in LINES:
-            raise Refused(f"{short(item)} names an entry or a line that is not there")
+            raise grading.Refused(f"{grading.shown(item)} names an entry or a line that is not there")
         seen.update(names, [line])
         rule = MATCHES.get((frozenset(names), line))
         if rule is not None:
             right[rule] += 1
         else:
             wrong[PART_OF.get(names[0], PART_OF.get(line, 2))] += 1
-    reward = 0.0
+    rows = []
     for index, rule in enumerate(RULES):
         total = sum(value == index for value in MATCHES.values())
         share = max(0.0, (right[index] - wrong[index]) / total)
-        check(checks, rule, share == 1.0, f"{right[index]} of {total} right, {wrong[index]} wrong", 0.25)
-        reward += share / 4
+        rows.append((rule, share, f"{right[index]} of {total} right, {wrong[index]} wrong"))
     same = found.get("open_entries") == OPEN_ENTRIES and found.get("open_lines") == OPEN_LINES
     same = same and all(type(line) is int for line in found["open_lines"])
     text = found.get("difference")
     same = same and type(text) is str and text == f"{DIFFERENCE:.2f}"
-    return reward + check(checks, "open items and difference", same, f"difference {short(text)}, or one of the open lists, is wrong", 0.25)
+    return [*rows, ("open items and difference", same, f"difference {grading.shown(text)}, or one of the open lists, is wrong")]
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.mean)

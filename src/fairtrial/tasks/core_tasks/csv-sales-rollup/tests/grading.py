@@ -166,8 +166,8 @@ def grade(checks_of, combine):
     """Run `checks_of()` and write reward.json and details.json; the last call of every verifier.
 
     `checks_of()` gives a list of (name, score 0..1, words); the words say what is wrong, and are kept for a check that
-    is not full. `combine(scores)` gives the reward. Refused gives 0 with its reason. Any other error is a bug of the
-    verifier: it leaves no reward, so that it cannot be taken for the agent's failure.
+    is not full (the first of them is the verdict's reason). `combine(scores)` gives the reward. Refused gives 0. Any
+    other error is a bug of the verifier: it leaves no reward, so that it cannot be taken for the agent's failure.
     """
     try:
         checks = checks_of()

@@ -2,13 +2,11 @@
 
 import csv
 import json
-import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 SCALE = {"mm": 1, "cm": 10, "m": 1000}
@@ -35,28 +33,25 @@ NEEDED = sum((LENGTHS[key] + STOCK["kerf_mm"]) * count for key, count in QUANTIT
 LEAST = -(-NEEDED // (STOCK["new_bar_mm"] + STOCK["kerf_mm"]))
 
 
-def judge(checks):
-    plan = want(read_json("/app/cuts.json"), list, "the file")
+def checks():
+    plan = grading.want(grading.load_json(grading.APP / "cuts.json"), list, "the file")
     cut, used, new = Counter(), set(), 0
     for index, bar in enumerate(plan):
-        name, pieces = want(bar, dict, f"bar {index}").get("bar"), want(bar.get("pieces"), list, f"pieces of bar {index}")
+        name, pieces = grading.want(bar, dict, f"bar {index}").get("bar"), grading.want(bar.get("pieces"), list, f"pieces of bar {index}")
         if type(name) is not str or (name != "new" and (name not in ROOM or name in used)):
-            raise Refused(f"bar {index}: {short(name)} does not exist or is used twice")
+            raise grading.Refused(f"bar {index}: {grading.shown(name)} does not exist or is used twice")
         if not pieces or any(type(piece) is not str or piece not in LENGTHS for piece in pieces):
-            raise Refused(f"bar {index}: no pieces, or pieces that are not in the order")
+            raise grading.Refused(f"bar {index}: no pieces, or pieces that are not in the order")
         used.add(name)
         new += name == "new"
         length = sum(LENGTHS[piece] for piece in pieces) + STOCK["kerf_mm"] * (len(pieces) - 1)
         room = STOCK["new_bar_mm"] if name == "new" else ROOM[name]
         if length > room:
-            raise Refused(f"bar {index} ({name}): {length} mm do not fit in {room} mm")
+            raise grading.Refused(f"bar {index} ({name}): {length} mm do not fit in {room} mm")
         cut.update(pieces)
     if cut != QUANTITIES:
-        raise Refused(f"not every piece is cut exactly once: {short(dict((QUANTITIES - cut) + (cut - QUANTITIES)), 200)}")
-    check(checks, "feasible", True)
-    check(checks, "number of new bars", new == LEAST, f"{new - LEAST} more than needed")
-    return REWARD.get(new - LEAST, 0.0)
+        raise grading.Refused(f"not every piece is cut exactly once: {grading.shown(dict((QUANTITIES - cut) + (cut - QUANTITIES)), 200)}")
+    return [("feasible", 1.0, ""), ("number of new bars", REWARD.get(new - LEAST, 0.0), f"{new - LEAST} more than needed")]
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, min)

@@ -2,11 +2,9 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 
@@ -62,18 +60,25 @@ def expected():
 ORDER, CYCLES, BLOCKED = expected()
 
 
-def judge(checks):
-    found = want(read_json("/app/plan.json"), dict, "the file")
+def checks():
+    found = grading.want(grading.load_json(grading.APP / "plan.json"), dict, "the file")
     if set(found) != {"order", "cycles", "blocked"}:
-        raise Refused(f"keys should be order, cycles, blocked; found {short(sorted(found))}")
+        raise grading.Refused(f"keys should be order, cycles, blocked; found {grading.shown(sorted(found))}")
     for key, values in found.items():
         inner = list if key == "cycles" else str
         if type(values) is not list or any(type(value) is not inner for value in values):
-            raise Refused(f"{key} has the wrong structure")
-    same = check(checks, "order", found["order"] == ORDER, f"{len(set(found['order']) & set(ORDER))} of {len(ORDER)} packages right, or their order is not", 0.5)
-    same += check(checks, "cycles", found["cycles"] == CYCLES, short(found["cycles"], 200), 0.25)
-    return same + check(checks, "blocked", found["blocked"] == BLOCKED, short(found["blocked"], 200), 0.25)
+            raise grading.Refused(f"{key} has the wrong structure")
+    right = len(set(found["order"]) & set(ORDER))
+    return [
+        ("order", found["order"] == ORDER, f"{right} of {len(ORDER)} packages right, or their order is not"),
+        ("cycles", found["cycles"] == CYCLES, grading.shown(found["cycles"], 200)),
+        ("blocked", found["blocked"] == BLOCKED, grading.shown(found["blocked"], 200)),
+    ]
 
 
-if __name__ == "__main__":
-    verdict(judge)
+def combine(scores):
+    order, cycles, blocked = scores
+    return order / 2 + cycles / 4 + blocked / 4
+
+
+grading.grade(checks, combine)

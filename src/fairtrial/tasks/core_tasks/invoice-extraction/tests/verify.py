@@ -55,9 +55,9 @@ def equal(key, given, truth):
 
 def checks():
     records = json.loads((TESTS / "records.json").read_text(encoding="utf-8"))
-    given = grading.load_json(grading.APP / "invoices.json", 200_000)
-    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise grading.Refused("invoices.json: not a list of objects")
+    given = grading.want(grading.load_json(grading.APP / "invoices.json", 200_000), list, "invoices.json")
+    for entry in given:
+        grading.want(entry, dict, "an entry of invoices.json")
     names = Counter(str(entry.get("file"))[:100] for entry in given)
     by_file = {entry["file"]: entry for entry in given if isinstance(entry.get("file"), str)}
     found = []

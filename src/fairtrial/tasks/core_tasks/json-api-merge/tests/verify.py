@@ -1,12 +1,10 @@
 """Judges the merged list against one computed here from untouched copies of the exports."""
 
 import json
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import check, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data" / "exports"
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -18,7 +16,7 @@ def micros(text):
     return (datetime.fromisoformat(text.replace("Z", "+00:00")) - EPOCH) // timedelta(microseconds=1)
 
 
-def rows():
+def versions():
     """(customer, instant, whether crm, fields) for each version that belongs to the current exports."""
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))  # noqa: E731
     manifest = load(DATA / "manifest.json")
@@ -43,7 +41,7 @@ def cents(text):
 
 
 def expected():
-    everything = list(rows())
+    everything = list(versions())
     result = []
     for customer in sorted({item[0] for item in everything}):
         mine = [item[1:] for item in everything if item[0] == customer]
@@ -71,12 +69,16 @@ def expected():
 TRUTH = expected()
 
 
-def judge(checks):
-    found = want(read_json("/app/customers.json"), list, "the file")
+def checks():
+    found = grading.want(grading.load_json(grading.APP / "customers.json"), list, "the file")
     keys = set(TRUTH[0])
-    check(checks, "entries are objects with the right keys", all(type(item) is dict and set(item) == keys for item in found))
-    ids = [item.get("id") for item in found if type(item) is dict]
-    check(checks, "customers and their order", ids == [item["id"] for item in TRUTH], short(ids, 200))
+    form = all(type(item) is dict and set(item) == keys for item in found)
+    ids = [item.get("id") if type(item) is dict else None for item in found]
+    listed = ids == [item["id"] for item in TRUTH] and all(type(number) is int for number in ids)
+    rows = [
+        ("entries are objects with the right keys", form, f"the keys of an entry are {sorted(keys)}"),
+        ("customers and their order", listed, grading.shown(ids, 200)),
+    ]
     by_id = {item["id"]: item for item in found if type(item) is dict and type(item.get("id")) is int}
     for field in [*TEXTS, "balance_cents", "updated_at"]:
         wrong = []
@@ -84,10 +86,8 @@ def judge(checks):
             value = by_id.get(truth["id"], {}).get(field, "missing")
             if type(value) is not type(truth[field]) or value != truth[field]:
                 wrong.append(truth["id"])
-        check(checks, field, not wrong, f"wrong for {len(wrong)} of {len(TRUTH)} customers")
-    right = all(item["passed"] for item in checks) and all(type(item["id"]) is int for item in found) and len(found) == len(TRUTH)
-    return 1.0 if right else 0.0
+        rows.append((field, not wrong, f"wrong for {len(wrong)} of {len(TRUTH)} customers"))
+    return rows
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.all_or_nothing)

@@ -46,9 +46,7 @@ def equal(key, given, truth):
 
 
 def checks():
-    given = grading.load_json(grading.APP / "incident.json", 100_000)
-    if not isinstance(given, dict):
-        raise grading.Refused("incident.json: not an object")
+    given = grading.want(grading.load_json(grading.APP / "incident.json", 100_000), dict, "incident.json")
     found = []
     for key, truth in expected().items():
         good = key in given and equal(key, given[key], truth)

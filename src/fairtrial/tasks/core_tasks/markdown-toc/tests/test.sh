@@ -1,3 +1,4 @@
-#!/bin/sh
-# Judges what is in /app. Isolated mode: nothing that the agent left can be imported.
-exec python3 -I -B /tests/verify.py
+#!/bin/bash
+# Grades /app; the verdict is written to /logs/verifier by verify.py alone.
+mkdir -p /logs/verifier
+exec python3 -E -s -B /tests/verify.py

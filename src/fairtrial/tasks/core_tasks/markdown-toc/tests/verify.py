@@ -1,11 +1,9 @@
 """Judges the repaired documents against marked ones: `(right<<wrong>>)` is a link to repair, TOC<<...>> a list to rewrite."""
 
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, read_bytes, short, verdict  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 MARK = re.compile(r"\(([^()<>\s]*)<<([^>\s]*)>>\)|TOC<<(.*?)>>\n", re.DOTALL)
@@ -45,27 +43,35 @@ def pieces(marked):
     return [*result, marked[start:]]
 
 
-def judge(checks):
-    done = total = 0
+def checks():
+    rows = []
     for path in sorted((DATA / "marked").rglob("*.md")):
         name = path.relative_to(DATA / "marked").as_posix()
         parts = pieces(path.read_bytes().decode("utf-8").replace("\r\n", "\n"))
         crlf = b"\r\n" in path.read_bytes()
-        total += sum(type(part) is tuple for part in parts)
-        try:
-            found = read_bytes(f"/app/docs/{name}", 100_000).decode("utf-8")
-        except (Refused, UnicodeDecodeError) as error:
-            check(checks, name, False, error)
-            continue
+        rows += judge_document(name, parts, crlf)
+    return rows
+
+
+def judge_document(name, parts, crlf):
+    """One check for each repair of a document; none of them is done where the rest of the document has changed."""
+    repairs = [part for part in parts if type(part) is tuple]
+    try:
+        found = grading.read_bytes(grading.APP / "docs" / name, 100_000).decode("utf-8")
         if crlf != ("\r\n" in found) or found.count("\r") != (found.count("\n") if crlf else 0):
-            check(checks, name, False, "line ends have changed")
-            continue
-        done += judge_document(checks, name, found.replace("\r\n", "\n"), parts)
-    return done / total
+            raise grading.Refused("line ends have changed")
+        values = repaired(found.replace("\r\n", "\n"), parts)
+    except (grading.Refused, UnicodeDecodeError) as error:
+        return [(f"{name}: {what}", False, str(error)) for what, _, _ in repairs]
+    rows = []
+    for (what, right, _), value in zip(repairs, values):
+        good = value == right or (what.startswith("table") and value.strip("\n") == right.strip("\n"))
+        rows.append((f"{name}: {what}", good, grading.shown(value, 200)))
+    return rows
 
 
-def judge_document(checks, name, found, parts):
-    """How many repairs of a document are done; the rest of its text has to be as it was. A link may be anything without a
+def repaired(found, parts):
+    """What stands in place of each repair; the rest of the text has to be as it was. A link may be anything without a
     bracket or blank, a list anything up to the closing mark, so that one failed repair does not hide the others."""
     pattern = ""
     for part in parts:
@@ -75,14 +81,8 @@ def judge_document(checks, name, found, parts):
             pattern += r"((?:(?!<!-- /toc -->).)*?)" if part[0].startswith("table") else r"(\([^()\s]*\))"
     match = re.fullmatch(pattern, found, re.DOTALL)
     if not match:
-        check(checks, name, False, "something has changed that needed no repair")
-        return 0
-    done = 0
-    for (what, right, _), value in zip([part for part in parts if type(part) is tuple], match.groups()):
-        good = value == right or (what.startswith("table") and value.strip("\n") == right.strip("\n"))
-        done += check(checks, f"{name}: {what}", good, short(value, 200))
-    return done
+        raise grading.Refused("something has changed that needed no repair")
+    return match.groups()
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.mean)

@@ -1,33 +1,31 @@
 """Judges the redacted transcripts against the marked originals: {KIND:text} is to be replaced, {~KIND:text} is to be kept."""
 
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, read_text, short, verdict  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 PIECE = re.compile(r"\{(~?)([A-Z]+):([^}]*)\}")
 KINDS = ("EMAIL", "CARD", "IBAN", "PHONE", "IP", "DOB")
 
 
-def judge(checks):
+def checks():
     wrong = {kind: [] for kind in KINDS}
     for path in sorted(DATA.glob("*.txt")):
         marked = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        found = read_text(f"/app/redacted/{path.name}", 200_000).removesuffix("\n").split("\n")
+        text = grading.read_text(grading.APP / "redacted" / path.name, 200_000).replace("\r\n", "\n")
+        found = text.removesuffix("\n").split("\n")
         if len(found) != len(marked):
-            raise Refused(f"{path.name}: {len(found)} lines, expected {len(marked)}")
+            raise grading.Refused(f"{path.name}: {len(found)} lines, expected {len(marked)}")
         for index, (source, line) in enumerate(zip(marked, found), 1):
             truth = PIECE.sub(lambda match: match[3] if match[1] else f"[{match[2]}]", source)
             kinds = {match[2] for match in PIECE.finditer(source)}
             if line != truth and not kinds:
-                raise Refused(f"{path.name}, line {index}: changed although nothing in it is personal data")
+                raise grading.Refused(f"{path.name}, line {index}: changed although nothing in it is personal data")
             for kind in kinds if line != truth else ():
                 wrong[kind].append(f"{path.name}:{index}")
-    return sum(check(checks, kind, not wrong[kind], f"wrong lines: {short(wrong[kind])}", 1 / len(KINDS)) for kind in KINDS)
+    return [(kind, not wrong[kind], f"wrong lines: {grading.shown(wrong[kind])}") for kind in KINDS]
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.mean)

@@ -1,13 +1,11 @@
 """Judges the calibration: ordinary least squares over the readings that the generator of the data did not disturb."""
 
 import csv
-import sys
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import Refused, check, number, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = {"offset": 0.01, "gain": 0.0005, "rmse": 0.003}
@@ -55,30 +53,26 @@ def expected():
 TRUTH = expected()
 
 
-def judge(checks):
-    found = want(read_json("/app/calibration.json"), dict, "the file")
+def checks():
+    found = grading.want(grading.load_json(grading.APP / "calibration.json"), dict, "the file")
     if set(found) != set(TRUTH):
-        raise Refused(f"keys should be the sensors, found {short(sorted(found))}")
-    reward = 0.0
+        raise grading.Refused(f"keys should be the sensors, found {grading.shown(sorted(found))}")
+    rows = []
     for sensor, truth in sorted(TRUTH.items()):
         entry, wrong = found[sensor], []
         if type(entry) is not dict or set(entry) != set(truth):
             wrong.append("keys")
         else:
             for key, tolerance in TOLERANCE.items():
-                try:
-                    if abs(number(entry[key], key) - truth[key]) > tolerance:
-                        wrong.append(key)
-                except Refused as error:
-                    wrong.append(str(error))
+                if not grading.is_number(entry[key]) or abs(entry[key] - truth[key]) > tolerance:
+                    wrong.append(key)
             ids = entry["faulty"]
             if type(ids) is not list or any(type(item) is not int for item in ids) or ids != truth["faulty"]:
                 wrong.append("faulty")
             if type(entry["n"]) is not int or entry["n"] != truth["n"]:
                 wrong.append("n")
-        reward += check(checks, sensor, not wrong, "wrong: " + ", ".join(wrong), 1 / len(TRUTH))
-    return reward
+        rows.append((sensor, not wrong, "wrong: " + ", ".join(wrong)))
+    return rows
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.mean)

@@ -24,9 +24,7 @@ def plain(name):
 
 def read_rota(shifts, staff):
     """Shift id -> names; Refused when coverage is not full."""
-    rota = grading.load_json(grading.APP / "schedule.json", 200_000)
-    if not isinstance(rota, dict):
-        raise grading.Refused("schedule.json: not an object")
+    rota = grading.want(grading.load_json(grading.APP / "schedule.json", 200_000), dict, "schedule.json")
     if set(rota) != set(shifts):
         odd = sorted(set(shifts) ^ set(rota))
         raise grading.Refused(f"coverage: shifts missing or unknown: {grading.shown(odd)}")

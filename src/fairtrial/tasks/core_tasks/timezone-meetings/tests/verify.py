@@ -1,12 +1,10 @@
 """Judges the schedule against one computed here, in whole minutes since 2025-01-01 UTC, from untouched copies of the tables."""
 
 import csv
-import sys
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from guard import check, read_json, short, verdict, want  # noqa: E402
+import grading
 
 DATA = Path(__file__).parent / "data"
 ORIGIN = datetime(2025, 1, 1)
@@ -105,13 +103,13 @@ def expected():
 TRUTH = expected()
 
 
-def judge(checks):
-    found = want(read_json("/app/schedule.json"), dict, "the file")
-    right = check(checks, "one key per request", set(found) == set(TRUTH), short(sorted(found), 200)) == 1.0
+def checks():
+    found = grading.want(grading.load_json(grading.APP / "schedule.json"), dict, "the file")
+    rows = [("one key per request", set(found) == set(TRUTH), grading.shown(sorted(found), 200))]
     for key, truth in TRUTH.items():
-        right &= check(checks, key, key in found and found[key] == truth, "not the earliest possible start, or its local times are wrong") == 1.0
-    return 1.0 if right else 0.0
+        right = key in found and found[key] == truth
+        rows.append((key, right, "not the earliest possible start, or its local times are wrong"))
+    return rows
 
 
-if __name__ == "__main__":
-    verdict(judge)
+grading.grade(checks, grading.all_or_nothing)
