@@ -117,10 +117,6 @@ def test_generated_input_is_what_is_committed(name: str, tmp_path: Path) -> None
         assert committed.read_bytes() == file.read_bytes(), file.relative_to(tmp_path)
 
 
-def test_copies_of_the_guard_are_the_same_file() -> None:
-    assert len({file.read_bytes() for file in path().glob("*/tests/guard.py")}) == 1
-
-
 FOLDERS = ("--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp")
 LINKS = ("--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64")
 BOX = (

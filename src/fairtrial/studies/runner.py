@@ -104,10 +104,10 @@ async def execute(
             check_same(run.manifest, redactor.value(fresh), path)
     if (promised := mde_before(bound.study, len(tasks))) is not None:
         progress.phase(
-            f"Planned: {len(tasks)} tasks x {bound.study.repeats} repeats x {len(bound.arms)} arms; for 0/1 scores that "
-            f"finds differences from about {100 * promised:.0f} points on in 80 of 100 such studies"
+            f"Planned: {len(tasks)} tasks x {bound.study.repeats} repeats x {len(bound.arms)} arms; for 0/1 scores "
+            f"that finds differences from about {100 * promised:.0f} points on in 80 of 100 such studies"
         )
-    progress.phase(f"Proving the verifiers of {len(tasks)} tasks (oracle, nop, forger)")
+    progress.phase(f"Proving that {len(tasks)} tasks can be trusted")
     await _gate(bound, tasks)
     writer = (
         RunDir.open_writer(path, redactor=redactor)
