@@ -128,6 +128,7 @@ def test_usage_and_configuration_errors_exit_2(tmp_path: Path, run: Path) -> Non
     assert "ARM/TASK#REPEAT" in complaint(fairtrial("show", run, "nonsense"), 2)
     assert "did you mean" in complaint(fairtrial("show", run, "bsae/sum-000001#0"), 2)
     assert "did you mean" in complaint(fairtrial("show", run, "--outcome", "scord"), 2)
+    assert 'no artifact "visible"' in complaint(fairtrial("show", run, "base/sum-000001#0", "--open", "visible"), 2)
     assert ".parquet" in complaint(fairtrial("export", run, tmp_path / "out.csv"), 2)
     assert not (tmp_path / "runs").exists()
     unknown = fairtrial("rum")

@@ -134,12 +134,16 @@ def show(
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     outcome: Annotated[str | None, typer.Option(help="Only scored, failed, errored or skipped.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 50,
+    open_: Annotated[
+        str | None,
+        typer.Option("--open", metavar="NAME", help='Print one artifact; "visible": the files the agent could read.'),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the trials of a run, or one record whole."""
     from fairtrial.app import showing
 
-    showing.show(path, trial, showing.Filter(arm, task, outcome, limit), as_json)
+    showing.show(path, trial, showing.Filter(arm, task, outcome, limit), open_, as_json)
 
 
 @app.command()

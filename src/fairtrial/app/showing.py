@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -28,12 +29,19 @@ class Filter:
     limit: int
 
 
-def show(path: Path, trial: str | None, wanted: Filter, as_json: bool) -> None:
-    """Print the trials of a run, or one record whole."""
-    run = RunDir.open(path)
-    if trial is None:
-        _list(run, wanted, as_json)
-        return
+def show(path: Path, trial: str | None, wanted: Filter, artifact: str | None, as_json: bool) -> None:
+    """Print the trials of a run, one record whole, or one artifact of it."""
+    with RunDir.open(path) as run:
+        if trial is not None:
+            _show_one(run, trial, artifact, as_json)
+        elif artifact is not None:
+            raise UserError("--open shows an artifact of one trial: name it as ARM/TASK#REPEAT")
+        else:
+            _list(run, wanted, as_json)
+
+
+def _show_one(run: RunDir, trial: str, artifact: str | None, as_json: bool) -> None:
+    path = run.path
     match = _TRIAL.fullmatch(trial)
     if match is None:
         raise UserError(f"{trial!r} names no trial: write ARM/TASK#REPEAT, such as control/csv-sales-rollup#0")
@@ -42,7 +50,12 @@ def show(path: Path, trial: str | None, wanted: Filter, as_json: bool) -> None:
     if record is None:
         known = {f"{arm}/{task}#{repeat}" for arm, task, repeat in run.done()}
         raise UserError(f"{path} holds no trial {trial}{did_you_mean(trial, known) if len(known) < 500 else ''}")
-    if as_json:
+    if artifact is not None:
+        blobs = {**record.artifacts, **({"visible": record.visible} if record.visible else {})}
+        if artifact not in blobs:
+            raise UserError(f'{trial} has no artifact "{artifact}"{did_you_mean(artifact, blobs)}')
+        sys.stdout.buffer.write(run.blobs.get(blobs[artifact]))
+    elif as_json:
         print_json(record.model_dump(mode="json"))
     else:
         _print_record(record)
@@ -112,6 +125,8 @@ def _print_record(record: Record) -> None:
         out(f"flag: {flag}")
     for name, value in record.provenance.items():
         out(f"{name}: {value}")
+    if record.visible:
+        out("artifact visible: what the agent could read")
     for name, blob in record.artifacts.items():
         out(f"artifact {name}: {blob.size} bytes, sha256 {blob.sha256[:16]}")
     for name, value in record.details.items():

@@ -130,14 +130,9 @@ def paired_effect(
         UserError: no block is shared, a score is not finite, or a task has no family while others have.
     """
     check_level(confidence)
-    blocks = pair_blocks(control, arm)
-    if not blocks.tasks:
-        raise UserError(
-            f"nothing to compare: no (task, repeat) has a score in both arms ({len(blocks.dropped)} blocks dropped)"
-        )
+    blocks = _shared(control, arm)
     a, b = means(blocks.control), means(blocks.arm)
-    d = b - a
-    d[np.abs(d) <= 1e-14 * np.maximum(np.abs(a), np.abs(b))] = 0.0  # the rounding of equal means
+    d = _difference(a, b)
     family = families(blocks.tasks, clusters)
     label = labels(family)
     generator = np.random.default_rng(rng)
@@ -172,6 +167,22 @@ def paired_effect(
         small=groups < SMALL,
         notes=notes,
     )
+
+
+def _shared(control: Scores, arm: Scores) -> Blocks:
+    blocks = pair_blocks(control, arm)
+    if not blocks.tasks:
+        raise UserError(
+            f"nothing to compare: no (task, repeat) has a score in both arms ({len(blocks.dropped)} blocks dropped)"
+        )
+    return blocks
+
+
+def _difference(a: Array, b: Array) -> Array:
+    """b - a, with the rounding of equal means taken out."""
+    d = b - a
+    d[np.abs(d) <= 1e-14 * np.maximum(np.abs(a), np.abs(b))] = 0.0
+    return d
 
 
 def _bootstrap(
