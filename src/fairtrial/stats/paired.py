@@ -179,7 +179,7 @@ def _shared(control: Scores, arm: Scores) -> Blocks:
 
 
 def _difference(a: Array, b: Array) -> Array:
-    """b - a, with the rounding of equal means taken out."""
+    """The difference b - a, with the rounding of equal means taken out."""
     d = b - a
     d[np.abs(d) <= 1e-14 * np.maximum(np.abs(a), np.abs(b))] = 0.0
     return d
