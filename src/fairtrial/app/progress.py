@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.spinner import Spinner
 from rich.table import Table
 
 from fairtrial.core.record import Outcome, Record
@@ -35,6 +36,7 @@ class LiveProgress:
             console=self.console,
         )
         self._task = self._bar.add_task("preparing", total=None)
+        self._spinner = Spinner("dots")
         self._outcomes: dict[str, Counter[str]] = {}
         self._scores: dict[str, list[float]] = {}
         self._tokens, self._cost, self._shown = 0, 0.0, 0.0
@@ -93,6 +95,9 @@ class LiveProgress:
             self._live.update(self._view())
 
     def _view(self) -> Group:
+        if self._bar.tasks[0].total is None:
+            self._spinner.update(text=self._bar.tasks[0].description)
+            return Group(self._spinner)
         if not self._outcomes:
             return Group(self._bar)
         table = Table(box=None, pad_edge=False, header_style="dim")
