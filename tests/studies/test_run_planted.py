@@ -53,6 +53,13 @@ def test_a_planted_effect_is_found_and_a_twin_is_not(tmp_path: Path) -> None:
         run.effect("mor")
 
 
+def test_a_study_runs_inside_a_running_event_loop(tmp_path: Path) -> None:
+    async def notebook() -> bool:
+        return study(suite={"n": 3}).run(tmp_path / "run").result().complete
+
+    assert asyncio.run(notebook())
+
+
 def test_running_again_changes_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     first = study().run(tmp_path / "run")
     before = canonical(first.path)

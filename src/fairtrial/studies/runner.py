@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,20 @@ async def execute(
         return await _Run(bound, tasks, writer, clock, progress, retry_errored).go()
     finally:
         writer.close()
+
+
+def execute_blocking(bound: BoundStudy, path: Path, study_text: str, progress: Progress | None = None) -> Finished:
+    """`execute`, to its end; in a thread of its own where this one runs an event loop already."""
+
+    def run() -> Finished:
+        return asyncio.run(execute(bound, path, study_text, progress=progress))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
 
 
 def _recovered(writer: RunWriter) -> str | None:

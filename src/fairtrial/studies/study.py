@@ -119,16 +119,13 @@ class Study(Config):
     def run(self, path: str | Path, *, base: str | Path = ".", progress: Progress | None = None) -> Run:
         """Run the study into a directory, or continue what is there, and return it opened.
 
-        Relative paths in the study are relative to `base`. Inside a running event loop use `studies.runner.execute`.
+        Relative paths in the study are relative to `base`. Blocks, also inside a running event loop (a notebook).
         Raises UserError (bad settings, a directory that holds another study), LockedError, StorageError.
         """
-        import asyncio
-
         from fairtrial.studies.run import Run
-        from fairtrial.studies.runner import execute
+        from fairtrial.studies.runner import execute_blocking
 
-        bound = bind(self, Path(base).resolve())
-        asyncio.run(execute(bound, Path(path), study_toml(self), progress=progress))
+        execute_blocking(bind(self, Path(base).resolve()), Path(path), study_toml(self), progress)
         return Run(Path(path))
 
     def frozen_part(self) -> dict[str, Any]:
