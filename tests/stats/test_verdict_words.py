@@ -115,3 +115,16 @@ def test_bad_settings_are_refused():
         decide(effect_of(CLEAR), margin=0.0)
     with pytest.raises(UserError, match="alpha must lie between 0 and 1"):
         decide(effect_of(CLEAR), alpha=5)
+
+
+def test_few_tasks_that_all_agree_are_told_how_many_would_decide():
+    def verdict_of(n):
+        tasks = [f"t{i}" for i in range(n)]
+        return decide(paired_effect({task: [0] for task in tasks}, {task: [1] for task in tasks}, rng=0))
+
+    two = verdict_of(2)
+    assert two.word == "not decided" and two.tasks_to_decide is not None
+    assert f"about {two.tasks_to_decide} tasks that agree like these would decide it" in two.sentence
+    assert (
+        verdict_of(two.tasks_to_decide).word == "better" and verdict_of(two.tasks_to_decide - 1).word == "not decided"
+    )

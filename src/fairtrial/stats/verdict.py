@@ -71,7 +71,7 @@ def decide(
 
 def _tasks(effect: Effect, alpha: float, p: float, margin: float | None) -> int | None:
     delta, sd = (abs(effect.estimate) if margin is None else margin), effect.task_sd
-    if not sd or delta <= 1e-12:
+    if sd is None or delta <= 1e-12:
         return None
     level = alpha * min(1.0, effect.p / p) if p > 0 else alpha  # what Holm leaves of alpha for this arm
     return max(effect.n_tasks + 1, tasks_needed(delta, sd, alpha=level))
@@ -109,7 +109,9 @@ def _what_would(effect: Effect, needed: int | None, margin: float | None, scale:
         return "there is no difference to plan for: run more tasks, or name a margin to test for equivalence"
     of = "this size" if margin is None else f"{margin * scale:.{_digits(scale)}}{unit}"
     many = "more than a million" if needed > 1_000_000 else f"about {needed:,}"
-    detectable = effect.mde() or 0.0
+    detectable = effect.mde()
+    if not detectable:
+        return f"{many} tasks that agree like these would decide it"
     return (
         f"{many} tasks would decide a difference of {of} "
         f"(these can find {detectable * scale:.{_digits(scale)}}{unit} in 80 % of studies)"
