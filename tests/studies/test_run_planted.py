@@ -17,10 +17,8 @@ import pytest
 
 from fairtrial import Run, Study
 from fairtrial.core.errors import UserError
-from fairtrial.core.record import Outcome, Record
+from fairtrial.core.record import Outcome
 from fairtrial.store import RunDir
-from fairtrial.studies.runner import Silent, execute
-from fairtrial.studies.study import bind
 
 
 def study(**changes: Any) -> Study:
@@ -125,20 +123,22 @@ def test_a_limit_of_the_trial_fails_it_and_counts(tmp_path: Path) -> None:
 
 
 def test_drift_of_the_environment_is_no_effect(tmp_path: Path) -> None:
-    """Arms are interleaved, so each arm's share of early and late trials is alike."""
-    starts: dict[str, list[int]] = {"base": [], "twin": []}
-
-    class Watch(Silent):
-        seen = 0
-
-        def record(self, record: Record) -> None:
-            starts[record.key.arm].append(self.seen)
-            self.seen += 1
-
-    bound = bind(study(arms={"base": {"control": True}, "twin": {}}, engine={"in_flight": 1}), tmp_path)
-    asyncio.run(execute(bound, tmp_path / "run", "", progress=Watch()))
-    means = {arm: sum(found) / len(found) for arm, found in starts.items()}
-    assert abs(means["base"] - means["twin"]) < 2, means
+    """An endpoint that loses 60 points while it is measured: arms are interleaved, so equal arms stay equal."""
+    twins = {"base": {"control": True}, "twin": {}}
+    suite = {"n": 500, "drift": -0.6, "difficulty": 0.7, "concentration": 20}
+    run = study(arms=twins, suite=suite, repeats=1, engine={"in_flight": 1}).run(tmp_path / "run")
+    effect = run.effect("twin")
+    assert effect.estimate is not None and abs(effect.estimate) < 0.03 and effect.verdict == "not decided"
+    starts = {"base": [], "twin": []}
+    drifted = {"early": [], "late": []}
+    for number, record in enumerate(sorted(run.records(), key=lambda record: record.timings.started)):
+        starts[record.key.arm].append(number)
+        drifted["early" if number < 200 else "late"].append(record.scores["reward"])
+    means = {name: sum(found) / len(found) for name, found in (starts | drifted).items()}
+    assert means["early"] - means["late"] > 0.2, (
+        "the drift was there: one arm after the other would have shown an effect"
+    )
+    assert abs(means["base"] - means["twin"]) < 20
 
 
 DRIVER = """

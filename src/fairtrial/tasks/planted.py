@@ -34,6 +34,9 @@ class PlantedSuite(Config):
     """Of the Beta law; small values put most tasks near 0 and 1."""
     families: int = Field(default=0, ge=0)
     """Tasks share a difficulty within so many families; 0: every task has its own."""
+    drift: float = Field(default=0.0, ge=-1, le=1)
+    """Added to every success probability bit by bit over the first 1,000 trials of a session, as by an endpoint that
+    changes while it is measured. Results then depend on the order of the trials."""
     filler: int = Field(default=0, ge=0, le=10_000_000)
     """Characters of text added to each trajectory."""
 
@@ -104,11 +107,12 @@ class PlantedWorker:
     """Answers sums with a known success probability."""
 
     def __init__(self, suite: PlantedSuite, arms: Mapping[str, PlantedArm]) -> None:
-        self.suite, self.arms = suite, arms
+        self.suite, self.arms, self.ran = suite, arms, 0
 
     async def run(self, job: Job, context: TrialContext) -> Record:
         """Answer one sum, or fail as planted."""
         arm = self.arms[job.key.arm]
+        self.ran += 1
         if arm.seconds:
             await context.clock.sleep(arm.seconds)
         context.meter.charge(Usage(calls=1, input_tokens=20, output_tokens=5, cost_usd=arm.cost_usd))
@@ -138,7 +142,8 @@ class PlantedWorker:
         alpha = self.suite.difficulty * self.suite.concentration
         beta = (1 - self.suite.difficulty) * self.suite.concentration
         rng = random.Random(seed(job.block_seed, f"difficulty {unit}", 0, "environment"))  # noqa: S311 - a simulation
-        return min(1.0, max(0.0, rng.betavariate(alpha, beta) + arm.effect))
+        drifted = self.suite.drift * min(1.0, self.ran / 1000)
+        return min(1.0, max(0.0, rng.betavariate(alpha, beta) + arm.effect + drifted))
 
     def failed_scores(self, job: Job) -> dict[str, float]:
         """A sum without an answer is wrong."""
