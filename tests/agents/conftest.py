@@ -14,7 +14,7 @@ from fairtrial.agents.trial import AgentTrial, open_worker
 from fairtrial.core.clock import SystemClock, Timer
 from fairtrial.core.config import parse
 from fairtrial.core.limits import Limits, Meter
-from fairtrial.core.record import BlobRef, Record, TrialKey
+from fairtrial.core.record import BlobRef, Record, Timings, TrialKey
 from fairtrial.core.trial import Job, TrialContext
 
 SKILL = "---\nname: doubling\ndescription: How numbers are doubled here.\n---\nSKILL-MARK: add the number to itself.\n"
@@ -87,7 +87,10 @@ class Lab:
         clock = SystemClock()
         try:
             context = TrialContext(clock, Timer(clock), Meter(limits), self.blobs)
-            return await worker.run(Job(TrialKey(arm="a", task=task, repeat=0), 1, 2, limits), context)
+            record = await worker.run(Job(TrialKey(arm="a", task=task, repeat=0), 1, 2, limits), context)
+            wall, working, waiting = context.timer.read()  # as the engine does
+            times = Timings(started=clock.now(), wall_s=wall, working_s=working, waiting_s=waiting)
+            return record.model_copy(update={"timings": times})
         finally:
             await worker.close()
 

@@ -116,3 +116,20 @@ def test_the_system_clock_sleeps_and_does_not_go_backwards():
 
     passed, now = asyncio.run(run())
     assert passed >= 0.02 and now.utcoffset() == timedelta(0)
+
+
+def test_one_reading_of_a_timer_adds_up_while_time_goes_on() -> None:
+    class Hurried(SystemClock):
+        """Every look at it is a second later."""
+
+        seen = 0.0
+
+        def monotonic(self) -> float:
+            self.seen += 1
+            return self.seen
+
+    timer = Timer(Hurried())
+    with timer.waiting():
+        pass
+    wall, working, waiting = timer.read()
+    assert wall == working + waiting and waiting > 0

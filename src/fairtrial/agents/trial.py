@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from fairtrial.core.errors import InfraError, UserError, one_line
 from fairtrial.core.ids import file_digest
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.places import cache_folder
-from fairtrial.core.record import Outcome, Record, Timings
+from fairtrial.core.record import Outcome, Record
 from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
@@ -227,7 +226,6 @@ class AgentWorker:
     async def run(self, job: Job, context: TrialContext) -> Record:
         """Run one trial; its temporary folder is gone when this returns, however it ends."""
         arm, agent = self.arms[job.key.arm], self.agents[job.key.arm]
-        started = context.clock.now()
         with context.timer.waiting():
             bench = await self._bench(job.key.task)
         folder = self.scratch.folder(str(job.key))
@@ -238,7 +236,7 @@ class AgentWorker:
             )  # fmt: skip
         finally:
             await asyncio.shield(asyncio.to_thread(remove_tree, folder))
-        return self._record(job, context, result, agent, bench, started)
+        return self._record(job, context, result, agent, bench)
 
     async def _bench(self, task: str) -> Bench:
         """The task's environment, built once however many trials ask for it at the same time."""
@@ -249,13 +247,10 @@ class AgentWorker:
         except UserError as error:
             raise InfraError(one_line(error), cause="environment", retryable=False) from None
 
-    def _record(
-        self, job: Job, context: TrialContext, result: Attempt, agent: Agent, bench: Bench, started: datetime
-    ) -> Record:
+    def _record(self, job: Job, context: TrialContext, result: Attempt, agent: Agent, bench: Bench) -> Record:
         redactor = Redactor(extra=agent.secrets)
         put = context.blobs.put
         flags = result.flags if self.sandbox.isolated else [*result.flags, "not_isolated"]
-        timer = context.timer
         facts = agent.describe()
         notes = [*self.tasks[job.key.task].warnings, *bench.image.notes]
         trajectory = result.trajectory
@@ -270,9 +265,6 @@ class AgentWorker:
             message=redactor.text(result.message) if result.message else None,
             flags=tuple(flags),
             usage=context.meter.usage,
-            timings=Timings(
-                started=started, wall_s=timer.wall_s, working_s=max(0.0, timer.working_s), waiting_s=timer.waiting_s
-            ),
             visible=put(result.visible),
             trajectory=trajectory,
             artifacts={name: put(redactor.content(blob)) for name, blob in sorted(result.blobs.items())},

@@ -144,4 +144,10 @@ class Timer:
     @property
     def working_s(self) -> float:
         """Wall seconds minus waiting seconds."""
-        return max(0.0, self.wall_s - self.waiting_s)
+        return self.read()[1]
+
+    def read(self) -> tuple[float, float, float]:
+        """Wall, working and waiting seconds at one and the same moment, so that they add up."""
+        now = self._clock.monotonic()
+        wall, waiting = now - self._started, self._waited + (now - self._since if self._waiting else 0.0)
+        return wall, max(0.0, wall - waiting), waiting

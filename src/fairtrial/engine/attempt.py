@@ -78,7 +78,8 @@ async def run_attempt(
     hung = task is not None and not task.done()
     attempt = _overrun(worker, job, result, hung) if overrun else _judge(worker, job, result)
     record = attempt.record
-    timings = Timings(started=started, wall_s=timer.wall_s, working_s=timer.working_s, waiting_s=timer.waiting_s)
+    wall, working, waiting = timer.read()
+    timings = Timings(started=started, wall_s=wall, working_s=working, waiting_s=waiting)
     usage = meter.usage if record.usage == Usage() else record.usage
     return Attempt(
         record=record.model_copy(update={"timings": timings, "usage": usage}),
