@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 from fairtrial.app.cli import print_json
 from fairtrial.core import registry
-from fairtrial.core.errors import FairtrialError, one_line
 
 _EXTRAS = {
     "local": ("torch", "tokenizers", "safetensors"),
@@ -79,18 +78,13 @@ def doctor(as_json: bool) -> int:
 
 
 def _sandboxes() -> list[Finding]:
-    from fairtrial.tasks.sandbox.choose import ORDER
+    from fairtrial.tasks.sandbox.choose import survey
 
-    listed = [*ORDER, *(name for name in registry.names("sandboxes") if name not in ORDER)]
-    found: list[Finding] = []
-    for name in listed:
-        try:
-            answer = registry.load("sandboxes", name)().available()
-            says = answer.reason if name != "none" else "no isolation; used only when a study asks for it by name"
-            found.append(Finding(name, answer.ok, says, answer.remedy))
-        except FairtrialError as error:
-            found.append(Finding(name, False, one_line(error)))
-    return found
+    unprotected = "no isolation; used only when a study asks for it by name"
+    return [
+        Finding(name, found.ok, unprotected if name == "none" else found.reason, found.remedy)
+        for name, found in survey().items()
+    ]
 
 
 def _engines() -> list[Finding]:

@@ -19,7 +19,7 @@ from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import seed
 from fairtrial.stats.paired import paired_effect
-from fairtrial.studies.study import Analysis, Arm, Study
+from fairtrial.studies.study import Analysis, Study
 
 Array = NDArray[np.float64]
 TWIN = "control-again"
@@ -64,11 +64,6 @@ def twin_study(study: Study) -> Study:
     data["title"] = f"A against A: {study.title}"
     data["arms"] = {study.control: arm, TWIN: {**arm, "control": False}}
     return Study.model_validate(data)
-
-
-def split_of(study: Study) -> tuple[Arm, Arm]:
-    """The two identical arms of a twin study."""
-    return study.arms[study.control], study.arms[TWIN]
 
 
 def simulate(

@@ -12,6 +12,16 @@ from fairtrial.studies.report import figures, wording
 from fairtrial.studies.result import StudyResult
 
 _FOLDER = Path(__file__).parent
+_FILTERS = (
+    wording.number,
+    wording.signed,
+    wording.interval,
+    wording.p_value,
+    wording.money,
+    wording.seconds,
+    wording.method,
+    wording.promise,
+)
 _POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'"
 _MATRIX_TASKS = 200
 """More rows than this are left to `fairtrial show` and the Parquet export."""
@@ -38,9 +48,9 @@ def render(result: StudyResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (wording.number, wording.signed, wording.interval, wording.p_value, wording.money, wording.seconds):
+    for function in _FILTERS:
         environment.filters[function.__name__] = function
-    environment.filters["shade"], environment.filters["promise"] = shade, wording.promise
+    environment.filters["shade"] = shade
     css = (_FOLDER / "report.css").read_text("utf-8")
     style_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(

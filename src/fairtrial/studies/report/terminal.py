@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairtrial.studies.report.wording import interval, money, number, p_value, promise, seconds, signed
+from fairtrial.studies.report.wording import interval, method, money, number, p_value, promise, seconds, signed
 from fairtrial.studies.result import StudyResult
 
 _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
@@ -32,6 +32,10 @@ def print_result(result: StudyResult, page: Path | None) -> None:
         console.print(Text.assemble((f"{effect.verdict.upper():<12}", _STYLE[effect.verdict]), effect.sentence))
     console.print()
     console.print(_effects(result))
+    names = dict.fromkeys(effect.ci_method for effect in result.effects)
+    methods = [method(name) for name in names if name not in ("", "constant")]
+    if methods:
+        console.print(Text(f"Intervals: {'; '.join(methods)}.", style="dim"))
     console.print()
     console.print(_arms(result))
     if result.mde_before is not None:

@@ -13,6 +13,19 @@ def promise(result: StudyResult) -> str:
     )
 
 
+_METHODS = {
+    "bca": "BCa bootstrap over tasks",
+    "t": "Student's t over tasks",
+    "constant": "no width: all tasks agree",
+    "wilson": "Wilson's score interval",
+}
+
+
+def method(name: str) -> str:
+    """How an interval was made."""
+    return _METHODS.get(name, name)
+
+
 def number(value: float | None) -> str:
     """0.123, or a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -73,11 +72,6 @@ def folder_digest(folder: Path, *extra: str) -> str:
         for e in walk(folder)
     ]
     return digest([rows, *extra])
-
-
-def text_digest(text: str) -> str:
-    """sha256 (hex) of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_text(path: Path, limit: int = 4 << 20) -> str:
