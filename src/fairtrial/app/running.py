@@ -57,14 +57,15 @@ def resume(path: Path, overrides: tuple[str, ...], options: Options) -> int:
     from fairtrial.studies.plan import study_of
     from fairtrial.studies.study import Study, apply_override, bind
 
-    opened = RunDir.open(path)
-    study, _ = study_of(opened.manifest, path)
+    with RunDir.open(path) as opened:
+        study, _ = study_of(opened.manifest, path)
+        base = Path(opened.manifest["base"])
     if overrides:
         data: dict[str, Any] = study.model_dump(mode="json")
         for override in overrides:
             apply_override(data, override)
         study = parse(Study, data, where="--set")
-    return _execute(bind(study, Path(opened.manifest["base"])), path, "", options)
+    return _execute(bind(study, base), path, "", options)
 
 
 def _execute(bound: BoundStudy, path: Path, text: str, options: Options) -> int:

@@ -18,7 +18,7 @@ from fairtrial.stats.outcomes import OutcomeMix, attrition_warning, outcome_mix,
 from fairtrial.stats.paired import Effect, paired_effect
 from fairtrial.stats.passk import pass_at_k, pass_hat_k
 from fairtrial.stats.verdict import Verdict, decide
-from fairtrial.store import RunDir
+from fairtrial.store import ArmSummary, RunDir
 from fairtrial.studies.plan import study_of
 from fairtrial.studies.result import ArmResult, EffectResult, Mix, PassK, StudyResult
 from fairtrial.studies.study import Study
@@ -42,20 +42,14 @@ def analyse(path: Path) -> StudyResult:
     clusters = clusters_of(study, tasks)
     arms: list[ArmResult] = []
     for name in _ordered(study):
-        summary = totals.get(name)
-        arms.append(
-            _arm(study, name, scores.get(name, {}), mixes[name], clusters).model_copy(
-                update={
-                    "facts": manifest["arms"].get(name, {}),
-                    "tokens": summary.spent.usage.tokens if summary else 0,
-                    "calls": summary.spent.usage.calls if summary else 0,
-                    "cost_usd": summary.spent.usage.cost_usd if summary else 0.0,
-                    "working_s": summary.spent.working_s if summary else 0.0,
-                    "flags": dict(flags.get(name, {})),
-                    "causes": dict(causes.get(name, {})),
-                }
-            )
-        )
+        known_of_it = {
+            "facts": manifest["arms"].get(name, {}),
+            "flags": dict(flags.get(name, {})),
+            "causes": dict(causes.get(name, {})),
+            **_spent(totals.get(name)),
+        }
+        arm = _arm(study, name, scores.get(name, {}), mixes[name], clusters)
+        arms.append(arm.model_copy(update=known_of_it))
     effects = _effects(study, scores, mixes, clusters)
     machine = manifest["machine"]
     return StudyResult(
@@ -81,6 +75,19 @@ def analyse(path: Path) -> StudyResult:
         version=manifest["fairtrial"],
         machine={"python": machine["python"], "system": machine["system"], "processor": machine["processor"]},
     )
+
+
+def _spent(summary: ArmSummary | None) -> dict[str, float]:
+    """What an arm used over all its attempts; nothing for an arm without any."""
+    if summary is None:
+        return {}
+    usage = summary.spent.usage
+    return {
+        "tokens": usage.tokens,
+        "calls": usage.calls,
+        "cost_usd": usage.cost_usd,
+        "working_s": summary.spent.working_s,
+    }
 
 
 def scores_of(run: RunDir, score: str) -> dict[str, ScoresByRepeat]:
@@ -130,7 +137,7 @@ def _marks(run: RunDir) -> tuple[dict[str, Counter[str]], Counter[str]]:
     flags: dict[str, Counter[str]] = {}
     sandboxes: Counter[str] = Counter()
     for mark in run.marks():
-        for flag in {flag.split(":", 1)[0] for flag in mark.flags}:
+        for flag in sorted({flag.split(":", 1)[0] for flag in mark.flags}):
             flags.setdefault(mark.arm, Counter())[flag] += mark.trials
         if "sandbox" in mark.provenance:
             sandboxes[mark.provenance["sandbox"]] += mark.trials
@@ -156,10 +163,6 @@ def _arm(
         se=summary.se if summary else None,
         ci=_pair(summary.interval) if summary else None,
         values=values,
-        tokens=0,
-        calls=0,
-        cost_usd=0.0,
-        working_s=0.0,
         pass_k=tuple(_pass_k(study, scores, k, clusters) for k in study.analysis.pass_k) if not empty else (),
     )
 
@@ -215,16 +218,27 @@ def effect_of(
 ) -> Effect | str:
     """The paired effect, or why there is none."""
     try:
-        return paired_effect(
-            control,
-            arm,
-            clusters=clusters,
-            confidence=study.analysis.confidence,
-            resamples=study.analysis.resamples,
-            rng=seed(study.seed, "effect", 0, "analysis"),
-        )
+        return paired_of(study, control, arm, clusters)
     except UserError as error:
         return str(error)
+
+
+def paired_of(
+    study: Study,
+    control: ScoresByRepeat,
+    arm: ScoresByRepeat,
+    clusters: Mapping[str, str] | None,
+    purpose: str = "effect",
+) -> Effect:
+    """The paired effect as the study wants it analysed; `purpose` names the random stream of the resampling."""
+    return paired_effect(
+        control,
+        arm,
+        clusters=clusters,
+        confidence=study.analysis.confidence,
+        resamples=study.analysis.resamples,
+        rng=seed(study.seed, purpose, 0, "analysis"),
+    )
 
 
 def described(

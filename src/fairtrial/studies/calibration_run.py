@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairtrial.core.errors import UserError
-from fairtrial.core.ids import seed
-from fairtrial.stats.paired import Effect, paired_effect
 from fairtrial.store import RunDir
-from fairtrial.studies.analysis import ScoresByRepeat, clusters_of, scores_of
+from fairtrial.studies.analysis import ScoresByRepeat, clusters_of, paired_of, scores_of
 from fairtrial.studies.calibrate import TWIN, Calibration, simulate
 from fairtrial.studies.plan import study_of
-from fairtrial.studies.study import Study
 
 
 def calibration_of(path: Path, studies: int) -> Calibration:
@@ -25,7 +22,7 @@ def calibration_of(path: Path, studies: int) -> Calibration:
     if not pools:
         raise UserError(f"{path}: the control arm has no scores to calibrate with")
     rates = simulate(pools, study.repeats, study.analysis, studies=studies, study_seed=study.seed, families=families)
-    effect = _real(study, control, twin, families) if twin else None
+    effect = paired_of(study, control, twin, families) if twin else None
     differ = _disagreements(control, twin or {})
     return Calibration(
         tasks=len(pools),
@@ -48,17 +45,6 @@ def _pools(*arms: ScoresByRepeat) -> dict[str, list[float]]:
         for task, repeats in arm.items():
             pools.setdefault(task, []).extend(value for value in repeats.values() if value is not None)
     return {task: pool for task, pool in pools.items() if pool}
-
-
-def _real(study: Study, control: ScoresByRepeat, twin: ScoresByRepeat, families: dict[str, str] | None) -> Effect:
-    return paired_effect(
-        control,
-        twin,
-        clusters=families,
-        confidence=study.analysis.confidence,
-        resamples=study.analysis.resamples,
-        rng=seed(study.seed, "effect", 0, "analysis"),
-    )
 
 
 def _disagreements(control: ScoresByRepeat, twin: ScoresByRepeat) -> int:

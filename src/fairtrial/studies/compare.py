@@ -6,12 +6,11 @@ from pathlib import Path
 
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError, did_you_mean
-from fairtrial.core.ids import seed
 from fairtrial.stats.multiplicity import holm
-from fairtrial.stats.paired import Effect, paired_effect
+from fairtrial.stats.paired import Effect
 from fairtrial.stats.verdict import decide
 from fairtrial.store import RunDir
-from fairtrial.studies.analysis import clusters_of, effect_result, scores_of
+from fairtrial.studies.analysis import clusters_of, effect_result, paired_of, scores_of
 from fairtrial.studies.plan import study_of
 from fairtrial.studies.result import EffectResult
 
@@ -55,12 +54,7 @@ def compare_runs(left: Path, left_arm: str | None, right: Path, right_arm: str |
     for arm, other in pairs:
         a = {task: repeats for task, repeats in theirs.get(other, {}).items() if task in shared}
         b = {task: repeats for task, repeats in ours.get(arm, {}).items() if task in shared}
-        rng = seed(study.seed, "compare", 0, "analysis")
-        analysis = study.analysis
-        effect = paired_effect(
-            a, b, clusters=clusters, confidence=analysis.confidence, resamples=analysis.resamples, rng=rng
-        )
-        effects.append((arm, other, effect))
+        effects.append((arm, other, paired_of(study, a, b, clusters, "compare")))
     adjusted = holm([effect.p for _, _, effect in effects])
     return Comparison(
         left=str(left),

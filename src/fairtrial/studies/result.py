@@ -48,10 +48,10 @@ class ArmResult(Config):
     ci: tuple[float, float] | None
     values: dict[str, float] = Field(default_factory=dict)
     """Per-task means."""
-    tokens: int
-    calls: int
-    cost_usd: float
-    working_s: float
+    tokens: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+    working_s: float = 0.0
     """Seconds over all attempts, waiting for providers left out."""
     pass_k: tuple[PassK, ...] = ()
     flags: dict[str, int] = Field(default_factory=dict)
