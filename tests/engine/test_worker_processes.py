@@ -52,6 +52,8 @@ def test_a_process_killed_from_outside_while_it_works(bench):
         async for record in stream:
             records.append(record)
             if len(records) == 8:  # all but the slow one
+                while not any("slow" in line for line in bench.lines("start")):
+                    await asyncio.sleep(0.02)
                 for pid in bench.children():
                     os.kill(int(pid), signal.SIGKILL)
         return records
@@ -100,6 +102,18 @@ def test_processes_are_used_again(bench):
 def test_processes_that_die_at_their_start_end_the_run_with_the_reason(bench):
     with pytest.raises(InfraError, match="exit code 7"):
         bench.run(block_jobs(5), target="workers_for_tests:dies_at_once")
+    assert not bench.children()
+
+
+def test_a_process_killed_from_outside_while_it_starts_is_started_again(bench, tmp_path):
+    records = bench.run(block_jobs(3), target="workers_for_tests:killed_once", in_flight=1)
+    assert (tmp_path / "killed_once").exists()
+    assert [record.scores for record in records] == [{"reward": 1.0}] * 6
+
+
+def test_processes_that_are_killed_at_every_start_end_the_run_with_the_reason(bench):
+    with pytest.raises(InfraError, match="SIGKILL while it started"):
+        bench.run(block_jobs(5), target="workers_for_tests:killed_at_every_start")
     assert not bench.children()
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairtrial.core.errors import InfraError, UserError
 from fairtrial.core.record import BlobRef
+from fairtrial.engine.scripted import open_worker
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,15 @@ def has_a_bug(settings):
 
 def dies_at_once(settings):
     os._exit(7)
+
+
+def killed_at_every_start(settings):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_once(settings):
+    marker = Path(settings["journal"]).with_name("killed_once")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_worker(settings)

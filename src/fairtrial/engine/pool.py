@@ -86,6 +86,7 @@ class ProcessPool:
         self._clock, self._grace_s = clock, grace_s
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
+        self._closing = False
 
     async def attempt(self, job: Job) -> Attempt:
         """Run one attempt in an idle process, or in a new one."""
@@ -109,20 +110,33 @@ class ProcessPool:
 
     async def close(self) -> None:
         """Tell every process to end, cancelling what it runs; kill what does not."""
+        self._closing = True
         problems = await asyncio.gather(*(process.close() for process in self._all))
         for problem in filter(None, problems):
             warn(f"closing the worker failed: {problem}")
 
     async def _start(self) -> _Process:
-        process = _Process(self._grace_s)
-        self._all.add(process)
-        await process.start(self._opening)
+        """A process that is ready. One killed from outside while it starts is started again, a few times."""
+        for last in (False, False, True):
+            process = _Process(self._grace_s)
+            self._all.add(process)
+            try:
+                await process.start(self._opening)
+                break
+            except _KilledAtStartError:
+                if last or self._closing:
+                    raise
+                await self._discard(process)
         return process
 
     async def _discard(self, process: _Process) -> None:
         process.kill()
         await process.ended()
         self._all.discard(process)
+
+
+class _KilledAtStartError(InfraError):
+    """A signal ended the process before its worker was built."""
 
 
 class _Process:
@@ -233,7 +247,8 @@ class _Process:
         self._gone, self.usable = True, False
         self._writer.close()
         if not self._ready.done():
-            self._ready.set_exception(InfraError(f"a worker process {self._death()} while it started", cause="worker"))
+            kind = _KilledAtStartError if (self._process.returncode or 0) < 0 else InfraError
+            self._ready.set_exception(kind(f"a worker process {self._death()} while it started", cause="worker"))
             self._ready.exception()
         if self._job is not None and self._answer is not None and not self._answer.done():
             self._answer.set_result(self._lost(self._job))
