@@ -14,6 +14,7 @@ ROLES = {
     "engines": "engine",
     "sandboxes": "sandbox",
     "suites": "suite",
+    "formats": "format",
 }
 
 

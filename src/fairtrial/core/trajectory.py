@@ -2,6 +2,7 @@
 
 Vocabulary: Agent Data Protocol (arXiv 2510.24702, section 3), plus what training and replay need: call ids, reasoning
 apart from description, rewards, tools offered, and a side table of model calls whose token ids are stored as deltas.
+What a foreign format says beyond this vocabulary is kept under `extra`, by the name of that format.
 """
 
 from __future__ import annotations
@@ -14,17 +15,31 @@ from pydantic import Discriminator, Field, model_validator
 from fairtrial.core.config import Config
 from fairtrial.core.limits import Usage
 
-Source = Literal["user", "agent", "environment"]
+Source = Literal["user", "agent", "environment", "system"]
+"""ADP's three, and `system` for what an operator or harness told the agent (prompts, compaction notes)."""
 
 
-class _Action(Config):
+class _Item(Config):
+    call_id: str | None = None
+    """Pairs an action with its observation."""
+    reward: float | None = None
+    joined: bool = False
+    """Part of the same message (model response) as the item before it: a parallel call, text beside an image."""
+    synthetic: bool = False
+    """Written by a converter, not by the agent, the user or the environment."""
+    loss: bool | None = None
+    """Whether training may learn from it; None: as usual (actions yes, observations no)."""
+    timestamp: str | None = None
+    """ISO 8601, as the source gives it."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """What a foreign format says of this item and this vocabulary does not: format name -> fields."""
+
+
+class _Action(_Item):
     description: str | None = None
     """The thought that the agent stated before it acted."""
     reasoning: str | None = None
     """The model's hidden reasoning, where a provider gives it."""
-    call_id: str | None = None
-    """Pairs an action with its observation."""
-    reward: float | None = None
     model_call: int | None = Field(default=None, ge=0)
     """Index into `Trajectory.model_calls` of the call that produced this action."""
 
@@ -35,6 +50,8 @@ class ApiAction(_Action):
     class_: Literal["api_action"] = "api_action"
     function: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    malformed: str | None = None
+    """The arguments as the model wrote them, where they are no JSON object; `kwargs` is empty then."""
 
 
 class CodeAction(_Action):
@@ -52,10 +69,11 @@ class MessageAction(_Action):
     content: str
 
 
-class _Observation(Config):
-    call_id: str | None = None
-    """The action that this answers."""
-    reward: float | None = None
+class _Observation(_Item):
+    is_error: bool | None = None
+    """Whether the tool reported a failure, where the source says so."""
+    subagents: tuple[str, ...] = ()
+    """Ids, in `Trajectory.subagents`, of the sub-agent runs that this reports on."""
 
 
 class TextObservation(_Observation):
@@ -153,7 +171,13 @@ class Trajectory(Config):
     tools: tuple[dict[str, Any], ...] = ()
     """Tools offered, as OpenAI function schemas."""
     model_calls: tuple[ModelCall, ...] = ()
+    reward: float | None = None
+    """Of the whole run, where the source gives one."""
+    subagents: tuple[Trajectory, ...] = ()
+    """Runs of agents that this agent started."""
     details: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """What a foreign format says of the run and this vocabulary does not: format name -> fields."""
 
     @model_validator(mode="after")
     def _calls_exist(self) -> Trajectory:

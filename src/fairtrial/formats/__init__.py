@@ -1,0 +1,1 @@
+"""Trajectories in and out of the world's formats, with a measured account of what each conversion did."""

@@ -1,0 +1,1 @@
+"""Training files for published agent harnesses, and rows for reinforcement learning."""
