@@ -43,12 +43,14 @@ Checking and leaving:
     reindex(path) -> Reindexed(records, problems)
     export_jsonl(path, out) -> int;  export_parquet(path, out) -> int     # records written
     unpack(archive, target, limits=UnpackLimits()) -> str                 # sha256 of the archive
+    whole_file(path) -> context manager          # a binary file that gets its name once it is complete and durable
     BlobStore(root, redactor=None, max_bytes=...)          # picklable; put(bytes) -> BlobRef, get(ref) -> bytes
 """
 
 from __future__ import annotations
 
 from fairtrial.store.blobs import BlobStore
+from fairtrial.store.disk import whole_file
 from fairtrial.store.export import export_jsonl, export_parquet
 from fairtrial.store.queries import ArmSummary, Done, Marked, Mean, Row, ScoreRow, Totals
 from fairtrial.store.recovery import Recovery
@@ -77,4 +79,5 @@ __all__ = [
     "reindex",
     "unpack",
     "verify",
+    "whole_file",
 ]

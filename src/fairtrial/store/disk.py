@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 from collections.abc import Generator
@@ -128,3 +129,20 @@ class Lock:
             self._note("")
             os.close(self._fd)
             self._fd = -1
+
+
+@contextlib.contextmanager
+def whole_file(out: Path) -> Generator[io.BufferedWriter]:
+    """A file that gets its name only once everything is in it and durable."""
+    temporary, disk = out.with_name(f"{TEMPORARY}{secrets.token_hex(8)}"), Disk()
+    with storing(out):
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                disk.sync(file.fileno())
+            disk.replace(temporary, out)
+            disk.sync_folder(out.parent)
+        finally:
+            temporary.unlink(missing_ok=True)

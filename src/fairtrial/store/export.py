@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,7 +13,7 @@ import zstandard
 from fairtrial.core.errors import UserError
 from fairtrial.core.record import Record
 from fairtrial.store.codec import resolve
-from fairtrial.store.disk import TEMPORARY, Disk, storing
+from fairtrial.store.disk import whole_file
 from fairtrial.store.rundir import RunDir
 
 _BATCH = 512
@@ -27,7 +25,7 @@ def export_jsonl(path: Path, out: Path) -> int:
     A name ending in `.zst` is compressed. Raises UserError where `path` is no run directory, CorruptError for damage
     (and then writes nothing), StorageError.
     """
-    with RunDir.open(path) as run, _whole(out) as file:
+    with RunDir.open(path) as run, whole_file(out) as file:
         with contextlib.ExitStack() as stack:
             sink = cast("BinaryIO", file)
             if out.name.endswith(".zst"):
@@ -56,7 +54,7 @@ def export_parquet(path: Path, out: Path) -> int:
         scores = run.score_names()
         schema = arrow.schema([(name, _type(arrow, kind)) for name, kind in _columns(scores)])
         latest = run.done()
-        with _whole(out) as file:
+        with whole_file(out) as file:
             with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
                 count = 0
                 for batch in _batches(run.records()):
@@ -115,20 +113,3 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
             batch = []
     if batch:
         yield batch
-
-
-@contextlib.contextmanager
-def _whole(out: Path) -> Generator[io.BufferedWriter]:
-    """A file that gets its name only once everything is in it and durable."""
-    temporary, disk = out.with_name(f"{TEMPORARY}{secrets.token_hex(8)}"), Disk()
-    with storing(out):
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                disk.sync(file.fileno())
-            disk.replace(temporary, out)
-            disk.sync_folder(out.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
