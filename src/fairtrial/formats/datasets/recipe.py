@@ -32,6 +32,8 @@ ROLES: Mapping[str, str] = {
 }
 """Names of the speakers as data sets write them -> the one name used in recipes."""
 
+CALLS = frozenset({"api_action", "code_action"})
+
 _PRAISE = (
     "That is correct, nothing is left to do.",
     "The result was checked and it holds.",
@@ -69,9 +71,9 @@ class Draft:
         """A thought as the mode writes it: as it came, or without the space around it and None where it is empty."""
         return text if self.faithful or text is None else text.strip() or None
 
-    def saw(self, content: str, source: Source, published: Source | None = None) -> None:
+    def saw(self, content: str, source: Source, published: Source | None = None, **rest: Any) -> None:
         """Text that the agent saw; `published` is the source under which the published form has it, where other."""
-        self.content.append(items.text(content, published if self.faithful and published else source))
+        self.content.append(items.text(content, published if self.faithful and published else source, **rest))
 
     def said(self, content: str, thought: str | None = None) -> None:
         """Text addressed to the user."""
@@ -230,7 +232,7 @@ class Chat:
                 return
         if source is None:
             # what follows a call without a word of the user's in between is its output
-            after_call = draft.content and draft.content[-1]["class_"] in ("api_action", "code_action")
+            after_call = draft.content and draft.content[-1]["class_"] in CALLS
             draft.saw(text, "environment" if after_call else "user", self.published)
         else:
             draft.saw(text, source)
@@ -275,10 +277,8 @@ class Recipe:
     """Fields of the raw value that `id` and `build` take; clean mode keeps all others as `details`."""
     published: tuple[str, ...] = ()
     """Fields of the raw value that the published form keeps as `details`."""
-    wrap: bool = True
-    """Whether the last message is marked as the final answer."""
     ending: Literal["never", "after a call", "always"] = "after a call"
-    """When the published form appends a closing exchange."""
+    """When the published form appends a closing exchange; where none is, a last message becomes the final answer."""
     quiet: bool = False
     """Whether the closing message is empty and its sentence the thought."""
     finish: Callable[[Draft], None] = lambda draft: None
@@ -299,12 +299,7 @@ class Recipe:
             self.finish(draft)
         except Unfit as unfit:
             return Skip(unfit.args[0])
-        if self.wrap:
-            draft.conclude()
-        if self.ending != "never" and (notes.faithful or notes.endings):
-            last = draft.content[-1]["class_"] if draft.content else ""
-            if self.ending == "always" or last in ("api_action", "code_action"):
-                draft.close(self.quiet)
+        self._conclude(draft)
         row: Row = {"id": draft.id, "content": draft.content}
         if self.tools and self.offered and not notes.faithful:
             row["tools"] = list(self.tools)
@@ -314,6 +309,14 @@ class Recipe:
             row["details"] = details
         row.update(draft.extra)
         return row
+
+    def _conclude(self, draft: Draft) -> None:
+        last = draft.content[-1] if draft.content else {"class_": ""}
+        wanted = self.ending == "always" or (self.ending == "after a call" and last["class_"] in CALLS)
+        if wanted and (draft.faithful or draft.notes.endings):
+            draft.close(self.quiet)
+        else:
+            draft.conclude()
 
     def _details(self, value: Any, notes: Notes) -> dict[str, Any]:
         if not notes.faithful:

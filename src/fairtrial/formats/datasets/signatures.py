@@ -1,4 +1,4 @@
-"""Tools from signatures: `signatures("go(location: str)", ...)` gives the OpenAI function schemas of a data set's tools."""
+"""The tools of a data set, written as Python signatures such as `go(location: str)`, as OpenAI function schemas."""
 
 from __future__ import annotations
 
