@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairtrial.core.errors import FairtrialError, one_line
+from fairtrial.core.errors import FairtrialError, UserError, one_line
 
 app = typer.Typer(
     name="fairtrial",
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 RunPath = Annotated[Path, typer.Argument(help="A run directory, such as runs/demo.")]
+ShowPath = Annotated[Path, typer.Argument(help="A run directory, or an imported collection.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Set = Annotated[
@@ -126,9 +127,10 @@ def compare(
 
 @app.command()
 def show(
-    path: RunPath,
+    path: ShowPath,
     trial: Annotated[
-        str | None, typer.Argument(help="ARM/TASK#REPEAT for one record; nothing for a list of trials.")
+        str | None,
+        typer.Argument(help="ARM/TASK#REPEAT for one record, an id for one trajectory; nothing for a list."),
     ] = None,
     arm: Annotated[str | None, typer.Option(help="Only this arm.")] = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
@@ -140,10 +142,47 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the trials of a run, or one record whole."""
+    """Show the trials of a run or the trajectories of a collection, or one of them whole."""
     from fairtrial.app import showing
 
     showing.show(path, trial, showing.Filter(arm, task, outcome, limit), open_, as_json)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[
+        str | None, typer.Argument(help="A file or folder of traces, or hf:OWNER/NAME[@CONFIG][:SPLIT] from the hub.")
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--as", help="The format; detected where it is not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to make; default imported/<name of the file>.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import at that place.")] = False,
+    faithful: Annotated[
+        bool, typer.Option("--faithful", help="Data sets: the published standardised form, its faults included.")
+    ] = False,
+    endings: Annotated[
+        bool, typer.Option("--endings", help="Data sets: close open trajectories with a synthetic exchange.")
+    ] = False,
+    card: Annotated[bool, typer.Option("--card/--no-card", help="Run the gates and write the quality card.")] = True,
+    max_errored: Annotated[
+        float, typer.Option("--max-errored", min=0, max=1, help="Exit 3 when more than this share had an error.")
+    ] = 0.05,
+    max_mb: Annotated[int, typer.Option("--max-mb", min=1, help="Refuse a larger line or element.")] = 64,
+    formats: Annotated[bool, typer.Option("--formats", help="List the formats, then exit.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Import traces of agents from the formats of the world, with a quality card."""
+    from fairtrial.app import trajectories
+
+    if formats:
+        trajectories.list_formats(as_json)
+    elif path is None:
+        raise UserError("name what to import: fairtrial import PATH (or --formats for the list of formats)")
+    else:
+        wanted = trajectories.Import(format_, faithful, endings, max_mb, card, replace, max_errored, quiet, as_json)
+        raise typer.Exit(trajectories.import_(path, out, wanted))
 
 
 @app.command()
@@ -190,14 +229,26 @@ def reindex(path: RunPath, as_json: Json = False) -> None:
 
 @app.command()
 def export(
-    path: RunPath,
-    out: Annotated[Path, typer.Argument(help="File to write: .parquet (scalars) or .jsonl (whole records).")],
+    path: Annotated[Path, typer.Argument(help="A run, an imported collection, a file of traces, or a mixture (TOML).")],
+    out: Annotated[
+        Path, typer.Argument(help="File to write (.jsonl, .json; records of a run: .jsonl, .parquet); mixture: folder.")
+    ],
+    to: Annotated[str | None, typer.Option("--to", help="Format of trajectories, e.g. openai-chat.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Of a run: trajectories of this arm only.")] = None,
+    min_reward: Annotated[
+        float | None, typer.Option("--min-reward", help="Only trajectories with at least this reward.")
+    ] = None,
+    endings: Annotated[bool, typer.Option("--endings", help="Keep synthetic closing exchanges.")] = False,
+    max_errored: Annotated[
+        float, typer.Option("--max-errored", min=0, max=1, help="Exit 3 when more than this share was refused.")
+    ] = 0.05,
     as_json: Json = False,
 ) -> None:
-    """Export a run for analysis elsewhere."""
-    from fairtrial.app import maintaining
+    """Export a run for analysis, or trajectories for training and other tools."""
+    from fairtrial.app import trajectories
 
-    maintaining.export(path, out, as_json)
+    chosen = trajectories.Choice(to, arm, min_reward, endings, max_errored)
+    raise typer.Exit(trajectories.export(path, out, chosen, as_json))
 
 
 def main(args: list[str] | None = None) -> None:

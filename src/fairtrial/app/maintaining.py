@@ -1,4 +1,4 @@
-"""The verbs verify, reindex and export."""
+"""The verbs verify and reindex."""
 
 from __future__ import annotations
 
@@ -44,15 +44,3 @@ def reindex(path: Path, as_json: bool) -> None:
         print_json({"path": str(path), "records": count})
     else:
         sys.stdout.write(f"{path}: index rebuilt from {count} records\n")
-
-
-def export(path: Path, out: Path, as_json: bool) -> None:
-    """Write the run as Parquet (scalars) or JSON Lines (whole records), by the ending of `out`."""
-    from fairtrial.studies.run import Run
-
-    with Run(path) as run:
-        count = run.export(out)
-    if as_json:
-        print_json({"path": str(path), "out": str(out), "records": count})
-    else:
-        sys.stdout.write(f"{out}: {count} records\n")

@@ -1,10 +1,10 @@
-"""The verb show: the trials of a run, or one record whole."""
+"""The verb show: the trials of a run or the trajectories of a collection, or one of them whole."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,16 @@ from typing import Any
 from fairtrial.app.cli import print_json
 from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.core.record import Outcome, Record, TrialKey
-from fairtrial.core.trajectory import ApiAction, CodeAction, ImageObservation, Item, MessageAction, TextObservation
+from fairtrial.core.trajectory import (
+    ApiAction,
+    CodeAction,
+    ImageObservation,
+    Item,
+    MessageAction,
+    TextObservation,
+    Trajectory,
+)
+from fairtrial.formats.collection import Collection
 from fairtrial.store import RunDir
 
 _TRIAL = re.compile(r"(?P<arm>[^/]+)/(?P<task>.+)#(?P<repeat>\d+)(?:\.(?P<attempt>\d+))?")
@@ -30,7 +39,14 @@ class Filter:
 
 
 def show(path: Path, trial: str | None, wanted: Filter, artifact: str | None, as_json: bool) -> None:
-    """Print the trials of a run, one record whole, or one artifact of it."""
+    """Print the trials of a run, one record whole, or one artifact of it; or the same of a collection."""
+    if Collection.exists(path):
+        if wanted.arm or wanted.task or wanted.outcome or artifact:
+            raise UserError(f"{path} is a collection: --arm, --task, --outcome and --open are for runs")
+        from fairtrial.app.trajectories import show_collection
+
+        show_collection(path, trial, wanted.limit, as_json)
+        return
     with RunDir.open(path) as run:
         if trial is not None:
             _show_one(run, trial, artifact, as_json)
@@ -133,8 +149,40 @@ def _print_record(record: Record) -> None:
         out(f"{name}: {printable(str(value), 400)}")
     if record.trajectory:
         out("")
-        for item in record.trajectory.content:
-            out(_line(item))
+        _print_items(out, record.trajectory)
+
+
+def print_trajectory(trajectory: Trajectory, indent: str = "") -> None:
+    """Print one trajectory, its sub-agents' runs behind it."""
+    from fairtrial.studies.report.terminal import open_console
+
+    console = open_console()
+    out = lambda text: console.print(f"{indent}{text}", markup=False, soft_wrap=True)  # noqa: E731 - one short printer
+    reward = "" if trajectory.reward is None else f"   reward {trajectory.reward:g}"
+    out(f"{printable(trajectory.id, 200)}   {len(trajectory.content)} items{reward}")
+    origin = trajectory.extra.get("fairtrial")
+    for name, value in (origin if isinstance(origin, dict) else {}).items():
+        out(f"{name}: {printable(str(value), 200)}")
+    if trajectory.tools:
+        offered = ", ".join(str(tool.get("function", tool).get("name", "?")) for tool in trajectory.tools)
+        out(f"tools: {printable(offered, 400)}")
+    for name, value in trajectory.details.items():
+        out(f"{name}: {printable(str(value), 400)}")
+    out("")
+    _print_items(out, trajectory)
+    for run in trajectory.subagents:
+        out("")
+        print_trajectory(run, indent + "    ")
+
+
+def _print_items(out: Callable[[str], None], trajectory: Trajectory) -> None:
+    for item in trajectory.content:
+        if isinstance(item, ApiAction | CodeAction | MessageAction):
+            if item.reasoning:
+                out(f"agent reasons: {printable(item.reasoning, 2000)}")
+            if item.description:
+                out(f"agent thinks: {printable(item.description, 2000)}")
+        out(_line(item) + ("   [synthetic]" if item.synthetic else ""))
 
 
 def _line(item: Item) -> str:
@@ -143,12 +191,14 @@ def _line(item: Item) -> str:
     if isinstance(item, CodeAction):
         return f"agent runs ({item.language}): {printable(item.content, 2000)}"
     if isinstance(item, ApiAction):
-        return f"agent calls {item.function}({', '.join(f'{key}={value!r}' for key, value in item.kwargs.items())})"
+        given = item.malformed or ", ".join(f"{key}={value!r}" for key, value in item.kwargs.items())
+        return f"agent calls {printable(item.function, 200)}({printable(given, 2000)})"
     if isinstance(item, TextObservation):
-        return f"{item.source}: {printable(item.content, 2000)}"
+        name = f" {printable(item.name, 60)}" if item.name else ""
+        return f"{item.source}{name}{' (error)' if item.is_error else ''}: {printable(item.content, 2000)}"
     if isinstance(item, ImageObservation):
-        return f"{item.source}: image {item.content}"
-    return f"web page {item.url or ''}"
+        return f"{item.source}: image {printable(item.content, 100)}"
+    return f"web page {printable(item.url or '', 300)}\n{printable(item.axtree or item.html or '', 600)}".rstrip()
 
 
 def printable(text: str, limit: int = 10_000) -> str:

@@ -6,6 +6,7 @@ fields left out. Validation (`check`) is core's own model, run once for each who
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -74,6 +75,25 @@ class Notes:
         """1 for the first row of this id in the file, then 2, 3 ..."""
         self.repeats[id] = count = self.repeats.get(id, 0) + 1
         return count
+
+
+@dataclass(slots=True)
+class Ledgers:
+    """What the conversions of many rows did to text: characters by reason."""
+
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    rewritten: Counter[str] = field(default_factory=Counter[str])
+    invented: Counter[str] = field(default_factory=Counter[str])
+
+    def count(self, notes: Notes) -> None:
+        """Add one row's notes."""
+        for total, entries in (
+            (self.dropped, notes.dropped),
+            (self.rewritten, notes.rewritten),
+            (self.invented, notes.invented),
+        ):
+            for reason, text in entries:
+                total[reason] += len(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,108 @@
+"""Export: trajectories into one file of any format that can be written, with an account of what it could not hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import orjson
+import zstandard
+
+from fairtrial.core.errors import UserError
+from fairtrial.formats.collection import Collection
+from fairtrial.formats.format import Format, Ledgers, Notes, Row, RowError
+from fairtrial.formats.reading import Options, one_line_of, read
+from fairtrial.store import whole_file
+
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Written:
+    """Counts of one export."""
+
+    trajectories: int = 0
+    values: int = 0
+    refused: Counter[str] = field(default_factory=Counter[str])
+    """Trajectories that the format cannot hold, by reason."""
+    text: Ledgers = field(default_factory=Ledgers)
+    flaws: Counter[str] = field(default_factory=Counter[str])
+    first_problems: list[str] = field(default_factory=list[str])
+
+    @property
+    def error_share(self) -> float:
+        """Refused trajectories as a share of all."""
+        total = self.trajectories + sum(self.refused.values())
+        return sum(self.refused.values()) / total if total else 0.0
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Trajectories of a collection, or of a file in any readable format.
+
+    Raises UserError where there are none, and at the first value of a file that is no trajectory: import it first to
+    have an account of what is wrong with it.
+    """
+    if Collection.exists(path):
+        yield from Collection.open(path).rows()
+        return
+    for reading in read(str(path), Options()):
+        if reading.problem is not None:
+            raise UserError(f"{path}: {reading.file}:{reading.line}: {reading.problem}; import it first")
+        if reading.row is not None:
+            yield reading.row
+
+
+def export_trajectories(rows: Iterable[Row], out: Path, format: Format, *, endings: bool = False) -> Written:
+    """Write rows as `format` to `out`: .jsonl (one value a line), .json (an array); .zst compresses.
+
+    The file appears when it is complete. Raises UserError for a format that cannot be written or another ending.
+    """
+    if format.encode is None:
+        raise UserError(f"{format.name} can be read only; fairtrial import --formats lists what can be written")
+    ending = out.name.removesuffix(".zst").rpartition(".")[2]
+    if ending not in ("jsonl", "json"):
+        raise UserError(f"{out}: name it .jsonl or .json (or with .zst behind)")
+    written = Written()
+    with ExitStack() as stack:
+        file = cast("BinaryIO", stack.enter_context(whole_file(out)))
+        if out.name.endswith(".zst"):
+            compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+            file = cast("BinaryIO", stack.enter_context(compressor.stream_writer(file, closefd=False)))
+        lines = _encoded(rows, format, endings, written)
+        if ending == "jsonl":
+            for value in lines:
+                file.write(orjson.dumps(value) + b"\n")
+        else:
+            before = b"[\n"
+            for value in lines:
+                file.write(before + orjson.dumps(value))
+                before = b",\n"
+            file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+    for name, content in (format.beside(out.name) if format.beside else {}).items():
+        with whole_file(out.with_name(name)) as file:
+            file.write(content.encode())
+    return written
+
+
+def _encoded(rows: Iterable[Row], format: Format, endings: bool, written: Written) -> Iterator[Any]:
+    assert format.encode is not None
+    for row in rows:
+        notes = Notes(endings=endings)
+        try:
+            values = list(format.encode(row, notes))
+        except RowError as error:
+            reason = one_line_of(error)
+            written.refused[reason] += 1
+            if len(written.first_problems) < _SHOWN:
+                written.first_problems.append(f"{row['id']}: {reason}")
+            continue
+        written.trajectories += 1
+        written.values += len(values)
+        for code, _ in notes.flaws:
+            written.flaws[code] += 1
+        written.text.count(notes)
+        yield from values

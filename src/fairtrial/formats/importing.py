@@ -1,0 +1,222 @@
+"""Import: any known format into a collection, streamed, with an account of what was kept, mended and refused."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from fairtrial.core.errors import StorageError, UserError
+from fairtrial.core.ids import file_digest
+from fairtrial.core.redact import Redactor
+from fairtrial.formats.collection import MANIFEST, PROBLEMS, TRAJECTORIES, Collection
+from fairtrial.formats.format import Ledgers, Row
+from fairtrial.formats.gates import Card
+from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_file
+from fairtrial.store import whole_file
+
+_RAW_LIMIT = 1 << 20
+"""Bytes of a refused value that are copied into the list of problems; a longer one is named by its place."""
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts of one import."""
+
+    values: int = 0
+    trajectories: int = 0
+    items: int = 0
+    rejected: int = 0
+    flawed: int = 0
+    """Trajectories that were kept with a flaw."""
+    redacted: int = 0
+    """Trajectories in which a secret was replaced by a mark."""
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    flaws: Counter[str] = field(default_factory=Counter[str])
+    text: Ledgers = field(default_factory=Ledgers)
+    formats: Counter[str] = field(default_factory=Counter[str])
+    """Files by format."""
+    first_problems: list[str] = field(default_factory=list[str])
+
+    @property
+    def errors(self) -> int:
+        """Values that were rejected, and trajectories with a flaw."""
+        return self.rejected + self.flawed
+
+    @property
+    def error_share(self) -> float:
+        """Errors as a share of the values read; values left out by a format's own rules are no errors."""
+        return self.errors / self.values if self.values else 0.0
+
+
+def import_trajectories(
+    target: str,
+    out: Path,
+    options: Options | None = None,
+    *,
+    card: bool = True,
+    replace: bool = False,
+    progress: Callable[[Summary, str], None] | None = None,
+) -> tuple[Collection, Summary]:
+    """Read `target` (a path, or `hf:OWNER/NAME`) into a new collection at `out`.
+
+    The folder appears when it is complete, or not at all. `card` runs the gates and writes the quality card.
+    Raises UserError where nothing can be read or `out` is taken, StorageError where the disk refuses.
+    """
+    options = options or Options()
+    _check_free(out, replace)
+    found = find(target, options)
+    temporary = out.with_name(f".tmp-{secrets.token_hex(8)}")
+    try:
+        temporary.mkdir(parents=True)
+        with ExitStack() as stack:
+            work = _Import(
+                stack.enter_context(whole_file(temporary / TRAJECTORIES)),
+                stack.enter_context(whole_file(temporary / PROBLEMS)),
+                Card() if card else None,
+            )
+            for file in found:
+                work.file(file, options)
+                if progress is not None:
+                    progress(work.summary, file.file if isinstance(file, Reading) else file.name)
+        work.finish(temporary, found, options, target)
+        if replace and out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Collection.open(out), work.summary
+
+
+def _check_free(out: Path, replace: bool) -> None:
+    if not out.exists():
+        return
+    if not Collection.exists(out):
+        raise UserError(f"{out} exists and is no collection; choose another place with --out")
+    if not replace:
+        raise UserError(f"{out} exists; choose another place with --out, or --replace it")
+
+
+class _Import:
+    """One import in progress."""
+
+    def __init__(self, trajectories: BinaryIO, problems: BinaryIO, card: Card | None) -> None:
+        self._trajectories, self._problems, self._card = trajectories, problems, card
+        self._redactor = Redactor()
+        self._ids: dict[str, int] = {}
+        self._format = ""
+        self.summary = Summary()
+
+    def file(self, file: SourceFile | Reading, options: Options) -> None:
+        """Take one file's values in."""
+        if isinstance(file, Reading):
+            self._take(file)
+            return
+        self._format = file.format.name
+        self.summary.formats[self._format] += 1
+        for reading in read_file(file, options):
+            self._take(reading)
+
+    def _take(self, reading: Reading) -> None:
+        summary, notes = self.summary, reading.notes
+        summary.values += 1
+        summary.text.count(notes)
+        if reading.row is not None:
+            self._keep(reading, reading.row)
+        elif reading.problem is not None:
+            summary.rejected += 1
+            self._tell(reading, "rejected", reading.problem, raw=True)
+        else:
+            summary.skipped[reading.skipped or ""] += 1
+            self._tell(reading, "left out", reading.skipped or "")
+
+    def _keep(self, reading: Reading, row: Row) -> None:
+        summary, notes = self.summary, reading.notes
+        seen = self._ids[row["id"]] = self._ids.get(row["id"], 0) + 1
+        if seen > 1:
+            notes.flaw("duplicate id", f'id "{row["id"]}" was there before; this one is "{row["id"]}~{seen}"')
+            row = {**row, "id": f"{row['id']}~{seen}"}
+        origin = {"imported from": f"{reading.file}:{reading.line}", "as": self._format}
+        extra: dict[str, Any] = row.get("extra") or {}
+        row = {**row, "extra": {**extra, "fairtrial": extra.get("fairtrial", origin)}}
+        line = self._line(row)
+        self._trajectories.write(line)
+        summary.trajectories += 1
+        summary.items += len(row["content"])
+        if notes.flaws:
+            summary.flawed += 1
+            for code, message in notes.flaws:
+                summary.flaws[code] += 1
+                self._tell(reading, f"flaw: {code}", message, id=row["id"])
+        if self._card is not None:
+            self._card.add(row, reading.value, notes)
+
+    def _line(self, row: Row) -> bytes:
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        if not self._redactor.suspects(line.decode()):
+            return line
+        clean = orjson.dumps(self._redactor.value(row), option=orjson.OPT_APPEND_NEWLINE)
+        self.summary.redacted += clean != line
+        return clean
+
+    def _tell(self, reading: Reading, kind: str, message: str, *, id: str | None = None, raw: bool = False) -> None:
+        entry: dict[str, Any] = {"file": reading.file, "line": reading.line, "kind": kind, "message": message}
+        if id is not None:
+            entry["id"] = id
+        if raw and reading.value is not None:
+            entry |= self._raw(reading.value)
+        self._problems.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        if kind != "left out" and len(self.summary.first_problems) < _SHOWN:
+            self.summary.first_problems.append(f"{reading.file}:{reading.line}: {message}")
+
+    def _raw(self, value: Any) -> dict[str, Any]:
+        """The refused value itself, so that nothing is lost: as JSON, else as text, else as base64."""
+        content = value if isinstance(value, bytes) else orjson.dumps(value)
+        if len(content) > _RAW_LIMIT:
+            return {"bytes": len(content)}
+        if not isinstance(value, bytes):
+            return {"value": self._redactor.value(value)}
+        content = self._redactor.content(content)
+        try:
+            return {"text": content.decode()}
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(content).decode()}
+
+    def finish(self, folder: Path, found: list[SourceFile | Reading], options: Options, target: str) -> None:
+        """Write the quality card and, last, the manifest."""
+        from fairtrial import __version__
+
+        if self._card is not None:
+            with whole_file(folder / "quality.json") as file:
+                file.write(orjson.dumps(self._card.to_json(), option=orjson.OPT_INDENT_2))
+            with whole_file(folder / "quality.html") as file:
+                file.write(self._card.to_html().encode())
+        counts = asdict(self.summary)
+        del counts["first_problems"]
+        manifest = {
+            "fairtrial": __version__,
+            "source": target if target.startswith(HUB) else Path(target).name,
+            "files": [_described(file) for file in found if isinstance(file, SourceFile)],
+            "settings": {"faithful": options.faithful, "endings": options.endings},
+            **counts,
+        }
+        with whole_file(folder / MANIFEST) as file:
+            file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+
+
+def _described(file: SourceFile) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": file.name, "format": file.format.name, "how": file.how}
+    if file.path is not None and file.path.is_file():
+        facts |= {"bytes": file.path.stat().st_size, "sha256": file_digest(file.path)}
+    return facts
