@@ -18,6 +18,7 @@ _EXTRAS = {
     "mcp": ("mcp",),
     "ray": ("ray",),
     "parquet": ("pyarrow", "duckdb"),
+    "hub": ("datasets",),
 }
 
 
