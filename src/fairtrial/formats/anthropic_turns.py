@@ -26,8 +26,11 @@ def turns(content: Iterable[Item], ns: str) -> list[tuple[Role, list[Item]]]:
     """Items grouped into turns; every call has a `call_id`, and every result that of its call."""
     found: list[tuple[Role, list[Item]]] = []
     for item in _with_ids(content):
-        role = _role(item, ns, found[-1][0] if found else None)
-        if found and found[-1][0] == role and _continues(item, found[-1][1], ns):
+        before = found[-1][0] if found else None
+        role = _role(item, ns, before)
+        if item.get("joined") and role != "assistant" and before in ("user", "system"):
+            role = before  # whatever it shows, it lies in the same message
+        if found and before == role and _continues(item, found[-1][1], ns):
             found[-1][1].append(item)
         else:
             found.append((role, [item]))
