@@ -129,8 +129,10 @@ def _unusual(message: Any, number: int, names: dict[str, str], notes: Notes, spa
         group = _seen(message, kind, number, names, notes, space)
     written = message_of_group(group, names, space)
     fields = {key: value for key, value in message.items() if written.get(key, _MISSING) != value}
-    fields.pop("tool_calls", None) if isinstance(message.get("tool_calls"), list) and message["tool_calls"] else None
-    fields.pop("function_call", None) if isinstance(message.get("function_call"), dict) else None
+    if kind == "assistant":  # calls are items; what is odd in them is kept there
+        for key, shape in (("tool_calls", list), ("function_call", dict)):
+            if message.get(key) and isinstance(message[key], shape):
+                fields.pop(key, None)
     absent = [key for key in written if key not in message]
     if fields:
         _own(group[0], space)["fields"] = fields
@@ -198,10 +200,7 @@ def _response(message: dict[str, Any], number: int, names: dict[str, str], notes
             made[0]["extra"] = {space: own | made[0].get("extra", {}).get(space, {})}
     elif not made and not texts:
         texts.append(("", {}))
-    group = [
-        {"class_": "message_action", "content": text} | ({"extra": {space: own}} if own else {}) for text, own in texts
-    ]
-    group += made
+    group: list[Item] = [*(_said(text, own, space) for text, own in texts), *made]
     for item in group[1:]:
         item["joined"] = True
     for key in ("reasoning_content", "reasoning"):

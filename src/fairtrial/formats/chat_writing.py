@@ -245,6 +245,7 @@ def call_of_item(item: Item, space: str) -> dict[str, Any]:
 def _seen(group: list[Item], names: dict[str, str], space: str) -> dict[str, Any]:
     first = group[0]
     source, name, call_id = first["source"], first.get("name"), first.get("call_id")
+    message: dict[str, Any]
     if source == "system":
         message = {"role": "developer"} if name == "developer" else {"role": "system"}
         name = None if name == "developer" else name
