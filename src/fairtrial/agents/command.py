@@ -2,7 +2,7 @@
 
 The instruction comes on standard input and in the file that FAIRTRIAL_INSTRUCTION names. Standard output is the
 transcript. The program may leave a JSON file at FAIRTRIAL_USAGE (calls, input_tokens, output_tokens, cached_tokens,
-cost_usd) and one at FAIRTRIAL_TRAJECTORY (a fairtrial Trajectory).
+cost_usd) and one at FAIRTRIAL_TRAJECTORY (its trajectory, in any format that `fairtrial import` reads).
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from fairtrial.agents.agent import Mission, Needs, Run, minimal_trajectory, outcome_of, ran
 from fairtrial.core.config import Config, explain
-from fairtrial.core.errors import LimitExceeded, UserError
+from fairtrial.core.errors import LimitExceeded, UserError, one_line
 from fairtrial.core.ids import digest, file_digest
 from fairtrial.core.limits import Usage
 from fairtrial.core.trajectory import Trajectory
+from fairtrial.formats.format import check
+from fairtrial.formats.reading import Options, SourceFile, find, read_file
 from fairtrial.tasks.sandbox.api import Box, Mount
 from fairtrial.tasks.scratch import read_inside
 from fairtrial.tasks.task import Step, Task
@@ -133,10 +136,14 @@ class Command:
             return run
         blobs = {**run.blobs, "agent_trajectory.json": raw}
         try:
-            return replace(run, trajectory=Trajectory.model_validate(json.loads(raw)))
-        except (ValueError, RecursionError) as error:
-            run.details["trajectory"] = f"kept as an artifact only: {_words(error, Trajectory)}"
+            trajectory, format = _read_trajectory(raw)
+        except (ValueError, UserError) as error:
+            run.details["trajectory"] = f"kept as an artifact only: {one_line(error)}"
             return replace(run, blobs=blobs, flags=(*run.flags, "foreign_trajectory"))
+        if format == "fairtrial":
+            return replace(run, trajectory=trajectory)
+        run.details["trajectory"] = f"read as {format}; the original is the artifact agent_trajectory.json"
+        return replace(run, trajectory=trajectory, blobs=blobs)
 
     def describe(self) -> Mapping[str, str]:
         """The command, and the digest of the user's files."""
@@ -158,3 +165,26 @@ class Command:
 def _words(error: Exception, model: type[Config]) -> str:
     words = explain(error, model) if isinstance(error, ValidationError) else " ".join(str(error).split())
     return words[:300]
+
+
+def _read_trajectory(raw: bytes) -> tuple[Trajectory, str]:
+    """The trajectory that a program left, in any format that can be read, and that format's name.
+
+    Raises ValueError or UserError, one line, where it is none, or more than one.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trajectory.json"
+        path.write_bytes(raw)
+        try:
+            (file,) = find(str(path), Options())
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f"{path}: ")) from None
+        assert isinstance(file, SourceFile)
+        readings = list(read_file(file, Options()))
+    for reading in readings:
+        if reading.problem is not None:
+            raise ValueError(f"line {reading.line}: {reading.problem}")
+    rows = [reading.row for reading in readings if reading.row is not None]
+    if len(rows) != 1:
+        raise ValueError(f"it holds {len(rows)} trajectories of {file.format.name}, not one")
+    return check(rows[0]), file.format.name
