@@ -37,6 +37,11 @@ def keep(item: Item, ns: str, **fields: Any) -> None:
     item.setdefault("extra", {}).setdefault(ns, {}).update(fields)
 
 
+def _kind(block: Any) -> str | None:
+    kind = block.get("type") if isinstance(block, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def read_response(content: Any, ns: str, notes: Notes, names: Names) -> list[Item]:
     """A model's message as items: its calls, the later ones joined, and what it said after the last of them."""
     if isinstance(content, str):
@@ -48,7 +53,7 @@ def read_response(content: Any, ns: str, notes: Notes, names: Names) -> list[Ite
     items: list[Item] = []
     said = _Said(ns)
     for block in content:
-        kind = block.get("type") if isinstance(block, dict) else None
+        kind = _kind(block)
         if kind == "text" and isinstance(block.get("text"), str):
             said.add("text", block)
         elif kind == "thinking" and isinstance(block.get("thinking"), str):
@@ -58,13 +63,13 @@ def read_response(content: Any, ns: str, notes: Notes, names: Names) -> list[Ite
             names[item["call_id"]] = item["function"]
             items.append(item)
             said = _Said(ns)
-        elif isinstance(kind, str) and kind.endswith("_tool_result") and isinstance(block.get("tool_use_id"), str):
+        elif kind is not None and kind.endswith("_tool_result") and isinstance(block.get("tool_use_id"), str):
             if said.layout:
                 items.append(said.message())
                 said = _Said(ns)
             items.append(_server_result(block, ns, names))
         else:
-            if not isinstance(kind, str):
+            if kind is None:
                 notes.flaw("block without a type", f"a content block is of no kind: {str(block)[:80]!r}")
             said.layout.append({"block": block})
     if said.layout:
@@ -253,7 +258,7 @@ def read_user(content: Any, ns: str, notes: Notes, names: Names, source: Source 
 
 def _part(block: Any, source: Source, ns: str, notes: Notes, **fields: Any) -> Item:
     """A block of text or an image; any other kind as the text in it, with the block kept whole."""
-    kind = block.get("type") if isinstance(block, dict) else None
+    kind = _kind(block)
     if kind == "text" and isinstance(block.get("text"), str):
         item = text(block["text"], source, **fields)
         if len(block) > 2:
@@ -265,10 +270,10 @@ def _part(block: Any, source: Source, ns: str, notes: Notes, **fields: Any) -> I
         if len(block) > 2:
             keep(item, ns, rest={k: v for k, v in block.items() if k not in ("type", "source")})
         return item
-    if not isinstance(kind, str):
+    if kind is None:
         notes.flaw("block without a type", f"a content block is of no kind: {str(block)[:80]!r}")
     name = fields.pop("name", None) or kind
-    return text(visible(block), source, name if isinstance(name, str) else None, extra={ns: {"block": block}}, **fields)
+    return text(visible(block), source, name, extra={ns: {"block": block}}, **fields)
 
 
 def _image_address(source: Any) -> str | None:
