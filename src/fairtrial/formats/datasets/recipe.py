@@ -9,6 +9,7 @@ system prompts stay, tool output comes from the environment, no text is lost, no
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,19 +76,24 @@ class Draft:
         """Text that the agent saw; `published` is the source under which the published form has it, where other."""
         self.content.append(items.text(content, published if self.faithful and published else source, **rest))
 
-    def said(self, content: str, thought: str | None = None) -> None:
+    def said(self, content: str, thought: str | None = None, **rest: Any) -> None:
         """Text addressed to the user."""
-        self.content.append(items.message(content, self.thought(thought)))
+        self.content.append(items.message(content, self.thought(thought), **rest))
 
-    def ran(self, language: str, content: str, thought: str | None = None) -> None:
+    def ran(self, language: str, content: str, thought: str | None = None, **rest: Any) -> None:
         """Code that was executed."""
-        self.content.append(items.code(language, content, self.thought(thought)))
+        self.content.append(items.code(language, content, self.thought(thought), **rest))
 
     def called(
-        self, function: str, kwargs: Mapping[str, Any], thought: str | None = None, quote: str | None = '"'
+        self,
+        function: str,
+        kwargs: Mapping[str, Any],
+        thought: str | None = None,
+        quote: str | None = '"',
+        **rest: Any,
     ) -> None:
         """A tool call; the published form prints its string arguments between `quote` (None: as values)."""
-        item = items.api(function, kwargs, self.thought(thought))
+        item = items.api(function, kwargs, self.thought(thought), **rest)
         if self.faithful and quote is not None:
             printed = {name: f"{quote}{value}{quote}" for name, value in kwargs.items() if isinstance(value, str)}
             if printed:
@@ -117,7 +123,7 @@ class Draft:
     def conclude(self) -> None:
         """Wrap the last message as the final answer: `<finish> ... </finish>`; anything else stays as it is."""
         last = self.content[-1] if self.content else {"class_": ""}
-        if last["class_"] == "message_action" and not last["content"].startswith("<finish>"):
+        if last["class_"] == "message_action" and not last["content"].startswith(("<finish>", "<function=")):
             self.notes.invent("final answer convention", "<finish></finish>")
             last["content"] = f"<finish> {last['content']} </finish>"
 
@@ -188,54 +194,66 @@ class Chat:
     prefixes: tuple[Prefix, ...] = ()
     published: Source = "user"
     """The source under which the published form has user turns without a prefix."""
+    later: Source | None = None
+    """Who speaks in later user turns without a prefix; None: the environment right after a call, else the user."""
+    calls: Callable[[Any, Draft], None] | None = None
+    """Adds the items of an assistant turn that has `tool_calls` (the whole raw turn is given)."""
 
-    def turns(self, value: Any) -> list[tuple[str, str]]:
-        """(role, text) of each turn; a list as JSON text and content as text parts are understood."""
+    def turns(self, value: Any) -> list[Any]:
+        """The raw turns; a list as JSON text is understood."""
         raw = value[self.field]
         if isinstance(raw, str):
             try:
                 raw = orjson.loads(raw)
             except ValueError:
                 raise RowError(f"{self.field} is text but no JSON") from None
-        return [turn(entry) for entry in raw]
+        return raw
 
     def __call__(self, value: Any, draft: Draft) -> None:
         """Add the conversation's items to the draft."""
         opened = False
-        for role, text in self.turns(value):
+        for entry in self.turns(value):
+            role, text = turn(entry)
             if role == "assistant":
                 start = len(draft.content)
-                self.assistant(text, draft)
+                if self.calls is not None and entry.get("tool_calls"):
+                    self.calls(entry, draft)
+                else:
+                    self.assistant(text, draft)
                 for item in draft.content[start + 1 :]:
                     item["joined"] = True
             elif role == "system":
                 if draft.faithful:
                     draft.notes.drop("system prompt", text)
-                else:
+                elif text:
                     draft.saw(text, "system")
             elif role == "tool":
-                self._heard(text, draft, "environment")
+                rest = {} if draft.faithful else {"name": entry.get("name"), "call_id": entry.get("tool_call_id")}
+                self._heard(text, draft, "environment", rest)
             else:
                 if not opened:
-                    opened = True
                     for edit in self.first:
                         text = edit.apply(text, draft.notes)
-                self._heard(text, draft, None)
+                if self.later is not None and opened:
+                    source = self.later
+                else:
+                    # what follows a call without a word of the user's in between is its output
+                    after_call = draft.content and draft.content[-1]["class_"] in CALLS
+                    source = "environment" if after_call else "user"
+                self._heard(text, draft, source, {}, self.published)
+                opened = True
 
-    def _heard(self, text: str, draft: Draft, source: Source | None) -> None:
+    def _heard(
+        self, text: str, draft: Draft, source: Source, rest: Mapping[str, Any], published: Source | None = None
+    ) -> None:
         for edit in self.every:
             text = edit.apply(text, draft.notes)
         for prefix in self.prefixes:
             if text.startswith(prefix.text):
                 draft.markup(prefix.text)
-                draft.saw(text[len(prefix.text) :], source or prefix.source, source or prefix.published)
-                return
-        if source is None:
-            # what follows a call without a word of the user's in between is its output
-            after_call = draft.content and draft.content[-1]["class_"] in CALLS
-            draft.saw(text, "environment" if after_call else "user", self.published)
-        else:
-            draft.saw(text, source)
+                text, source, published = text[len(prefix.text) :], prefix.source, prefix.published
+                break
+        draft.saw(text, source, published, **rest)
 
 
 def turn(entry: Any) -> tuple[str, str]:
@@ -271,6 +289,8 @@ class Recipe:
     build: Callable[[Any, Draft], None]
     """Adds a raw value's items to the draft. Raises Unfit where the data set's rules leave it out."""
     id: Callable[[Any, Notes], str] = lambda value, notes: str(value["id"])
+    solved: str = ""
+    """The field that tells whether the run succeeded: rows where it does not are left out, the others rewarded 1."""
     skip: Callable[[Any], str | None] = lambda value: None
     """The reason to leave a raw value out before it is built, or None."""
     used: frozenset[str] = frozenset()
@@ -290,10 +310,13 @@ class Recipe:
 
     def decode(self, value: Any, notes: Notes) -> Row | Skip:
         """A raw value as a row, or why it is left out."""
+        id = self.id(value, notes)
+        if self.solved and value[self.solved] not in (True, 1, "true", "True"):
+            return Skip(f"not {self.solved}")
         reason = self.skip(value)
         if reason is not None:
             return Skip(reason)
-        draft = Draft(self.id(value, notes), notes)
+        draft = Draft(id, notes)
         try:
             self.build(value, draft)
             self.finish(draft)
@@ -303,6 +326,8 @@ class Recipe:
         row: Row = {"id": draft.id, "content": draft.content}
         if self.tools and self.offered and not notes.faithful:
             row["tools"] = list(self.tools)
+        if self.solved and not notes.faithful:
+            row["reward"] = 1.0
         details = self._details(value, notes)
         details.update(draft.extra.pop("details", {}))
         if details:
@@ -325,7 +350,7 @@ class Recipe:
             if name not in self.used and name not in self.published and field is not None:
                 text = field if isinstance(field, str) else orjson.dumps(field).decode()
                 notes.drop("field left out by the published form", text)
-        return {name: value[name] for name in self.published if name in value}
+        return {name: _as_text(value[name]) for name in self.published if name in value}
 
     def sure(self, value: Any) -> int:
         """`likes`, which never raises."""
@@ -349,6 +374,21 @@ class Recipe:
     def but(self, **changes: Any) -> Recipe:
         """The same recipe with some fields changed: the next split of a family."""
         return replace(self, **changes)
+
+
+def _as_text(field: Any) -> str:
+    # the published form's details are text
+    return json.dumps(field, indent=2) if isinstance(field, dict | list) else str(field)
+
+
+def numbered(field: str, suffixed: re.Pattern[str]) -> Callable[[Any, Notes], str]:
+    """An `id`: the value of `field` with `_k`, k counting its repeats from 0; as it is where it has the suffix."""
+
+    def id(value: Any, notes: Notes) -> str:
+        base = str(value[field])
+        return base if suffixed.search(base) else f"{base}_{notes.repeat(base) - 1}"
+
+    return id
 
 
 def opens_with(*marks: str, field: str = "conversations") -> Callable[[Any], int]:
