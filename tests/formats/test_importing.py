@@ -5,7 +5,6 @@ import json
 import pytest
 
 from fairtrial.core.errors import UserError
-from fairtrial.formats.collection import Collection
 from fairtrial.formats.exporting import export_trajectories, rows_of
 from fairtrial.formats.format import named
 from fairtrial.formats.importing import import_trajectories
@@ -127,7 +126,7 @@ def test_a_collection_can_be_exported_and_read_again(tmp_path):
 
 def test_export_says_what_it_cannot_do(tmp_path):
     collection, _ = run(lines(tmp_path / "a.jsonl", chat()), tmp_path / "out")
-    with pytest.raises(UserError, match="name it .jsonl or .json"):
+    with pytest.raises(UserError, match=r"name it \.jsonl or \.json"):
         export_trajectories(collection.rows(), tmp_path / "b.csv", named("openai-chat"))
     with pytest.raises(UserError, match="can be read only"):
         export_trajectories(collection.rows(), tmp_path / "b.jsonl", named("codex"))
