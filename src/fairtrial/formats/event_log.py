@@ -1,0 +1,129 @@
+"""A trajectory put together from a list of events: items in order, and beside them what no agent saw or did.
+
+Events of one kind of harness come as a list, a JSON line each, or a file each; all their fields are foreign and any of
+them may be missing or of another type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from fairtrial.core.ids import digest
+from fairtrial.formats.format import Gather, Notes, Numbered
+from fairtrial.formats.items import Item
+
+
+class EventLog:
+    """Collects items. `space` is the format whose name the leftovers of an event are kept under."""
+
+    __slots__ = ("_end", "_response", "beside", "items", "model_calls", "notes", "responses", "space")
+
+    def __init__(self, space: str, notes: Notes) -> None:
+        self.space, self.notes = space, notes
+        self.items: list[Item] = []
+        self.beside: list[dict[str, Any]] = []
+        """Events that are no items: `at` is the number of items before it."""
+        self.model_calls: list[dict[str, Any]] = []
+        self.responses: dict[str, int | None] = {}
+        """Response id -> index of its model call, where its model is known."""
+        self._response: str | None = None
+        self._end = 0
+
+    def put_beside(self, event: Any) -> None:
+        """Keep an event that neither the agent did nor its model saw."""
+        self.beside.append({"at": len(self.items), "event": event})
+
+    def see(self, items: Iterable[Item], rest: dict[str, Any]) -> None:
+        """What the agent saw in one event: the later items are joined to the first, which keeps the leftovers."""
+        for number, item in enumerate(items):
+            if number:
+                item["joined"] = True
+            elif rest:
+                item["extra"] = {self.space: rest}
+            self.items.append(item)
+
+    def act(self, item: Item, rest: dict[str, Any], response: str | None = None) -> None:
+        """What the agent did. Actions of one response stand together, before the results of its first ones."""
+        if rest:
+            item["extra"] = {self.space: rest}
+        if response is not None:
+            if (index := self.responses.get(response)) is not None:
+                item["model_call"] = index
+            if response == self._response:
+                item["joined"] = True
+                self.items.insert(self._end, item)
+                for entry in self.beside:
+                    entry["at"] += entry["at"] >= self._end
+                self._end += 1
+                return
+        self.items.append(item)
+        self._response, self._end = response, len(self.items)
+
+
+def at(value: Any, *path: str | int) -> Any:
+    """What a path of keys and indices leads to, or None where it leads nowhere."""
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and -len(value) <= step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def as_text(value: Any) -> str:
+    """A value that should be a text: None is empty, anything else stands as JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else orjson.dumps(value).decode()
+
+
+def left(fields: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `said` does not hold with the same value; absent ones (None) are left out."""
+    return {name: value for name, value in fields.items() if value is not None and said.get(name) != value}
+
+
+def usage(tokens: Any, cost: Any = None) -> dict[str, Any]:
+    """Core's usage of one model call from an OpenAI-shaped `usage` (or OpenHands' own) and a price in dollars."""
+    found: dict[str, Any] = {"calls": 1}
+    cached = at(tokens, "prompt_tokens_details", "cached_tokens")
+    for name, value in (
+        ("input_tokens", at(tokens, "prompt_tokens")),
+        ("output_tokens", at(tokens, "completion_tokens")),
+        ("cached_tokens", cached if cached is not None else at(tokens, "cache_read_tokens")),
+    ):
+        if type(value) is int and value > 0:
+            found[name] = value
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and cost > 0:
+        found["cost_usd"] = float(cost)
+    return found
+
+
+def row_id(space: str, value: Any, id: Any) -> tuple[str, dict[str, Any]]:
+    """A row's id and what to say of it: the source's, or one made of the value."""
+    if (isinstance(id, str) and id) or (isinstance(id, int) and not isinstance(id, bool)):
+        return str(id), {}
+    return f"{space}-{digest(value)[:16]}", {"id": "made"}
+
+
+def gathered(is_event: Callable[[Any], bool]) -> Gather:
+    """Groups all the events of a file into one list; other values and problems pass."""
+
+    def gather(values: Iterator[Numbered]) -> Iterator[Numbered]:
+        events: list[Any] = []
+        first = 1
+        for numbered in values:
+            if numbered.problem is None and is_event(numbered.value):
+                if not events:
+                    first = numbered.line
+                events.append(numbered.value)
+            else:
+                yield numbered
+        if events:
+            yield Numbered(first, events)
+
+    return gather
