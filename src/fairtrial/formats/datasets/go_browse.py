@@ -165,18 +165,16 @@ def _published(steps: list[Any], draft: Draft) -> None:
         if function == _ANSWER:
             # the published answer keeps the quotes of the call
             return [page, message(f'"{kwargs["text"]}"', thought.replace(_ANSWER, "finish"))]
-        item = api(function, kwargs, thought)
-        if fragments := {name: _quoted(value) for name, value in kwargs.items() if isinstance(value, str | list)}:
-            item["extra"] = {"adp-v1": {"printed": fragments}}
+        printed = {name: f'"{value}"' for name, value in kwargs.items() if isinstance(value, str)}
+        lists = {name: [f'"{each}"' for each in value] for name, value in kwargs.items() if isinstance(value, list)}
+        item = api(function, {**kwargs, **lists}, thought)
+        if printed:
+            item["extra"] = {"adp-v1": {"printed": printed}}
         return [page, item]
 
     draft.saw(steps[-1]["traj_data"]["goal"], "user")
     draft.content += tail(steps, build)
     _finished(draft)
-
-
-def _quoted(value: Any) -> Any:
-    return [f'"{each}"' for each in value] if isinstance(value, list) else f'"{value}"'
 
 
 def _build(value: Any, draft: Draft) -> None:

@@ -8,6 +8,7 @@ element of an action carries `data_pw_testid_buckeye="<action_uid>"`; it is name
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from html import escape
 from typing import Any
 
@@ -40,34 +41,35 @@ def _likes(value: Any) -> int:
 
 def framed(page: str) -> str:
     """The page with what stands inside an iframe without a source moved to its `srcdoc`, so that a browser shows it."""
+    stack: list[re.Match[str]] = []
+    pairs: dict[int, tuple[int, int]] = {}
+    for tag in _FRAME.finditer(page):
+        if not tag[1]:
+            stack.append(tag)
+        elif stack:
+            opening = stack.pop()
+            end = _TAG_END.match(page, opening.end())
+            if end is not None and end.end() <= tag.start():
+                pairs[opening.start()] = (end.end(), tag.start())
+    return _moved(page, 0, len(page), pairs, sorted(pairs)) if pairs else page
+
+
+def _moved(page: str, start: int, stop: int, pairs: dict[int, tuple[int, int]], openings: list[int]) -> str:
+    """The part of the page from `start` to `stop`, its outermost frames' content moved."""
     parts: list[str] = []
-    done = 0
-    opening = _FRAME.search(page)
-    while opening is not None:
-        tag = _TAG_END.match(page, opening.end())
-        close = _closing(page, tag.end()) if tag and not opening[1] else None
-        if tag is None or close is None:
-            opening = _FRAME.search(page, opening.end())
-            continue
-        names = {name.lower() for name, _ in _ATTRIBUTE.findall(tag[0])}
-        inside = page[tag.end() : close.start()]
-        if inside and not names & {"src", "srcdoc"}:
-            head = page[done : tag.end() - 1].removesuffix("/")
-            parts += [head, f' srcdoc="{escape(framed(inside))}">']
-            done = close.start()
-        opening = _FRAME.search(page, close.end())
-    parts.append(page[done:])
+    done = start
+    for place in range(bisect_left(openings, start), bisect_left(openings, stop)):
+        opening = openings[place]
+        if opening < done:
+            continue  # inside the one before
+        inside, close = pairs[opening]
+        names = {name.lower() for name, _ in _ATTRIBUTE.findall(page[opening:inside])}
+        if inside < close and not names & {"src", "srcdoc"}:
+            content = escape(_moved(page, inside, close, pairs, openings))
+            parts += [page[done : inside - 1].removesuffix("/"), f' srcdoc="{content}">']
+            done = close
+    parts.append(page[done:stop])
     return "".join(parts)
-
-
-def _closing(page: str, at: int) -> re.Match[str] | None:
-    """The closing tag of the iframe that is open at `at`."""
-    depth = 1
-    for tag in _FRAME.finditer(page, at):
-        depth += -1 if tag[1] else 1
-        if depth == 0:
-            return tag
-    return None
 
 
 def _node(page: str, uid: str) -> str | None:

@@ -101,7 +101,7 @@ def _close(draft: Draft) -> None:
 
 
 def _clean(events: list[Any], draft: Draft) -> None:
-    causes = {event.get("cause") for event in events if event.get("observation")}
+    causes = {event.get("cause") for event in events if event.get("observation")} - {None}
     answers: dict[Any, str] = {}
     details: dict[str, Any] = {}
     for event in events:
