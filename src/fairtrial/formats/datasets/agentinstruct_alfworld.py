@@ -61,7 +61,7 @@ _FORM = re.compile(
 
 
 def _turn(text: str, draft: Draft) -> None:
-    before, label, action = text.partition("ACTION:")
+    before, label, action = text.rpartition("ACTION:")
     if not label:
         draft.said(text)
         return

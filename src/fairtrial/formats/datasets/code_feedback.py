@@ -16,9 +16,11 @@ _RESULT = "Execution result: \n"
 def _likes(value: Any) -> int:
     if value.keys() != {"id", "messages"} or not isinstance(value["id"], int):
         return 0
-    said = [entry["content"] for entry in value["messages"] if entry["role"] == "user"]
-    # without an execution result such a row is any conversation
-    return 90 if any(text.startswith(_RESULT) for text in said) else 40
+    if any(entry["role"] == "user" and entry["content"].startswith(_RESULT) for entry in value["messages"]):
+        return 90
+    # without an execution result such a row is any conversation about code
+    plain = all(entry.keys() == {"role", "content"} for entry in value["messages"])
+    return 62 if plain and any("\n```" in entry["content"] for entry in value["messages"]) else 0
 
 
 CODE_FEEDBACK = Recipe(

@@ -9,12 +9,14 @@ import re
 from typing import Any
 
 from fairtrial.formats.call_syntax import fences
-from fairtrial.formats.datasets.recipe import Chat, Draft, Recipe, turn
+from fairtrial.formats.datasets.recipe import Chat, Draft, Recipe, numbered, turn
 from fairtrial.formats.datasets.signatures import by_name
 from fairtrial.formats.datasets.swe_smith import TOOLS, by_shape
 from fairtrial.formats.datasets.xml_calls import XmlTurn
+from fairtrial.formats.format import Notes
 
 _XML = XmlTurn(by_name(TOOLS), by_shape)
+_REPEATED = numbered("instance_id")
 _RESULT = re.compile(r"\s*<returncode>(-?\d+)</returncode>\s*<output>\n?(.*?)\n?</output>\s*", re.S)
 
 
@@ -62,8 +64,8 @@ def _likes(value: Any) -> int:
     return 93 if role == "system" and "exactly ONE bash code block" in text else 60
 
 
-def _id(value: Any, notes: Any) -> str:
-    return str(value.get("id") or value["instance_id"])
+def _id(value: Any, notes: Notes) -> str:
+    return str(value["id"]) if value.get("id") else _REPEATED(value, notes)
 
 
 MINI_CODER = Recipe(
@@ -75,4 +77,5 @@ MINI_CODER = Recipe(
     finish=_results,
     used=frozenset({"messages", "id"}),
     tools=TOOLS,
+    offered=False,
 ).format()

@@ -96,6 +96,19 @@ def _call(function: str, kwargs: dict[str, Any], thought: str, draft: Draft) -> 
             printed.update(numbers)
 
 
+_CHAT = Chat(_turn, field="trajectory", later="environment")
+
+
+def _build(value: Any, draft: Draft) -> None:
+    _CHAT(value, draft)
+    dates = [entry["cutoff_date"] for entry in value["trajectory"] if entry.get("cutoff_date")]
+    if draft.faithful:
+        for date in dates:
+            draft.lost(date)
+    elif dates:
+        draft.extra["details"] = {"cutoff_date": dates[0]}
+
+
 def _likes(value: Any) -> int:
     return 95 if {"instance_id", "target", "trajectory", "generated_patch", "eval_logs"} <= value.keys() else 0
 
@@ -104,7 +117,7 @@ NEBIUS_SWE_AGENT = Recipe(
     name="nebius-swe-agent",
     title="Nebius SWE-agent trajectories (SWE-agent 0.x commands)",
     likes=_likes,
-    build=Chat(_turn, field="trajectory", later="environment"),
+    build=_build,
     id=numbered("instance_id", re.compile(r"-\d+_\d+$")),
     solved="target",
     used=frozenset({"instance_id", "trajectory"}),

@@ -222,13 +222,18 @@ class Chat:
                     self.assistant(text, draft)
                 for item in draft.content[start + 1 :]:
                     item["joined"] = True
+                if not draft.faithful and (entry.get("mask") is False or entry.get("loss") is False):
+                    # the source trains on the other turns only (its examples stand in the prompt)
+                    for item in draft.content[start:]:
+                        item["loss"] = False
             elif role == "system":
                 if draft.faithful:
                     draft.notes.drop("system prompt", text)
                 elif text:
                     draft.saw(text, "system")
             elif role == "tool":
-                rest = {} if draft.faithful else {"name": entry.get("name"), "call_id": entry.get("tool_call_id")}
+                call_id = entry.get("tool_call_id") or next(iter(entry.get("tool_call_ids") or ()), None)
+                rest = {} if draft.faithful else {"name": entry.get("name"), "call_id": call_id}
                 self._heard(text, draft, "environment", rest)
             else:
                 if not opened:
@@ -381,12 +386,12 @@ def _as_text(field: Any) -> str:
     return json.dumps(field, indent=2) if isinstance(field, dict | list) else str(field)
 
 
-def numbered(field: str, suffixed: re.Pattern[str]) -> Callable[[Any, Notes], str]:
-    """An `id`: the value of `field` with `_k`, k counting its repeats from 0; as it is where it has the suffix."""
+def numbered(field: str, suffixed: re.Pattern[str] | None = None) -> Callable[[Any, Notes], str]:
+    """An `id`: the value of `field` with `_k`, k counting its repeats from 0; as it is where `suffixed` is found."""
 
     def id(value: Any, notes: Notes) -> str:
         base = str(value[field])
-        return base if suffixed.search(base) else f"{base}_{notes.repeat(base) - 1}"
+        return base if suffixed and suffixed.search(base) else f"{base}_{notes.repeat(base) - 1}"
 
     return id
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fairtrial.formats.datasets.recipe import CALLS, Chat, Draft, Edit, Prefix, Recipe, numbered
+from fairtrial.formats.datasets.recipe import CALLS, Chat, Draft, Edit, Prefix, Recipe, numbered, turn
 from fairtrial.formats.items import Item, arguments
 
 _CODE = {"execute_bash": ("bash", "command"), "bash": ("bash", "command"), "execute_ipython_cell": ("python", "code")}
@@ -18,7 +18,7 @@ _CODE = {"execute_bash": ("bash", "command"), "bash": ("bash", "command"), "exec
 
 def tool_calls(entry: Any, draft: Draft) -> None:
     """Add an assistant turn with OpenAI tool calls; the published form repeats the thought on every call."""
-    thought: str | None = entry.get("content")
+    thought = None if entry.get("content") is None else turn(entry)[1]
     for call in entry["tool_calls"]:
         function = call["function"]
         rest = {} if draft.faithful else {"call_id": call.get("id")}

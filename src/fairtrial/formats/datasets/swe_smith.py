@@ -6,24 +6,24 @@ or JSON text. Calls are OpenAI tool calls, `<function=NAME>` blocks, or the last
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
 
 from fairtrial.formats.call_syntax import fences
-from fairtrial.formats.datasets.recipe import Chat, Draft, Prefix, Recipe, Unfit, numbered
+from fairtrial.formats.datasets.recipe import Chat, Draft, Prefix, Recipe, Unfit, numbered, turn
 from fairtrial.formats.datasets.signatures import by_name, signatures
 from fairtrial.formats.datasets.swe_gym import tool_calls
 from fairtrial.formats.datasets.xml_calls import XmlTurn
 from fairtrial.formats.format import Notes
+from fairtrial.formats.items import is_action
 
 TOOLS = signatures(
     "str_replace_editor(command: str, path: str, file_text: str = None, old_str: str = None, new_str: str = None,"
     " insert_line: int = None, view_range: list[int] = None)",
     "submit()",
 )
-_SUFFIX = numbered("traj_id", re.compile(r"\Z\A"))
+_SUFFIX = numbered("traj_id")
 
 
 def by_shape(text: str) -> Any:
@@ -59,8 +59,18 @@ def _turn(text: str, draft: Draft) -> None:
         draft.said(rest)
 
 
+def _called(entry: Any, draft: Draft) -> None:
+    # the published form reads the text only
+    if draft.faithful:
+        _turn(turn(entry)[1], draft)
+    else:
+        tool_calls(entry, draft)
+
+
 def _submitted(draft: Draft) -> None:
-    if not draft.content or draft.content[-1].get("function") != "submit":
+    actions = [item for item in draft.content if is_action(item)]
+    last = (draft.content if draft.faithful else actions)[-1:]
+    if not last or last[0].get("function") != "submit":
         raise Unfit("does not end in submit")
 
 
@@ -80,7 +90,7 @@ SWE_SMITH = Recipe(
         _turn,
         field="messages",
         prefixes=(Prefix("OBSERVATION:\n"),),
-        calls=tool_calls,
+        calls=_called,
     ),
     id=_id,
     solved="resolved",
