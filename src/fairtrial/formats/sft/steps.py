@@ -197,7 +197,7 @@ def fitting(name: str, kwargs: dict[str, Any], allowed: tuple[str, ...], notes: 
 
 
 def printed(item: Item, notes: Notes) -> dict[str, str]:
-    """The source's own spelling of argument values, where the published form is to be matched and it means the value."""
+    """The source's own spelling of argument values, for the published form; a spelling that means another value not."""
     if not notes.faithful:
         return {}
     spelled = item.get("extra", {}).get("adp-v1", {}).get("printed", {})
