@@ -1,6 +1,7 @@
 """Broken variants of a genuine-looking value, and what a reader lost of one."""
 
 import copy
+import json
 
 from hypothesis import strategies as st
 
@@ -53,8 +54,15 @@ def texts(value):
         yield value
 
 
-def lost(format, value):
-    """Texts of a value that neither its row nor the notes have; None where it is refused as a whole."""
+CHAT = ("system", "user", "assistant", "tool", "function")
+"""Words of a chat message that its items' classes say."""
+
+
+def lost(format, value, structural=()):
+    """Texts of a value that neither its row nor the notes have; None where it is refused as a whole.
+
+    JSON text counts as kept where the texts in it are. `structural` are words that the row says in its own way.
+    """
     notes = Notes()
     before = copy.deepcopy(value)
     try:
@@ -65,5 +73,17 @@ def lost(format, value):
     assert value == before, "the reader changed what it read"
     if isinstance(row, Skip):
         return []
-    kept = {*texts(row), *(text for _, text in [*notes.dropped, *notes.rewritten])}
-    return [text for text in texts(value) if text not in kept and not any(text in other for other in kept)]
+    kept = {*texts(row), *(text for _, text in [*notes.dropped, *notes.rewritten]), *structural}
+
+    def has(text):
+        return text in kept or any(text in other for other in kept) or (text[0] in "{[" and all(map(has, inside(text))))
+
+    return [text for text in texts(value) if not has(text)]
+
+
+def inside(text):
+    """The texts in a JSON text; the text itself where it is none."""
+    try:
+        return list(texts(json.loads(text)))
+    except ValueError:
+        return [text + "\0"]

@@ -214,7 +214,9 @@ def events():
 
 
 def read(value):
-    return decode(OPENHANDS_V0, value, Notes())
+    row = decode(OPENHANDS_V0, value, Notes())
+    assert isinstance(row, dict)
+    return row
 
 
 def count(row):

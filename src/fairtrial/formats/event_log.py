@@ -7,6 +7,7 @@ them may be missing or of another type.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -14,6 +15,16 @@ import orjson
 from fairtrial.core.ids import digest
 from fairtrial.formats.format import Gather, Notes, Numbered
 from fairtrial.formats.items import Item
+
+_TOKENS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
+    "output_tokens": (("completion_tokens",), ("output_tokens",)),
+    "cached_tokens": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("input_tokens_details", "cached_tokens"),
+        ("cache_read_tokens",),
+    ),
+}
 
 
 class EventLog:
@@ -88,19 +99,27 @@ def left(fields: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
 
 
 def usage(tokens: Any, cost: Any = None) -> dict[str, Any]:
-    """Core's usage of one model call from an OpenAI-shaped `usage` (or OpenHands' own) and a price in dollars."""
+    """Core's usage of one model call from a provider's `usage` (OpenAI's two shapes, OpenHands') and dollars."""
     found: dict[str, Any] = {"calls": 1}
-    cached = at(tokens, "prompt_tokens_details", "cached_tokens")
-    for name, value in (
-        ("input_tokens", at(tokens, "prompt_tokens")),
-        ("output_tokens", at(tokens, "completion_tokens")),
-        ("cached_tokens", cached if cached is not None else at(tokens, "cache_read_tokens")),
-    ):
-        if type(value) is int and value > 0:
-            found[name] = value
+    for name, ways in _TOKENS.items():
+        for way in ways:
+            count = at(tokens, *way)
+            if type(count) is int and count > 0:
+                found[name] = count
+                break
     if isinstance(cost, int | float) and not isinstance(cost, bool) and cost > 0:
         found["cost_usd"] = float(cost)
     return found
+
+
+def iso(seconds: Any) -> str | None:
+    """A Unix time as ISO 8601 in UTC; None for anything that is none."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def row_id(space: str, value: Any, id: Any) -> tuple[str, dict[str, Any]]:

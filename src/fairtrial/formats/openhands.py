@@ -20,124 +20,34 @@ from fairtrial.formats.format import Format, Notes, Numbered, Row, RowError
 from fairtrial.formats.items import Item, api, arguments, code, image, message, text
 
 NAME = "openhands-v0"
-_ENVELOPE = frozenset(
-    {
-        "id",
-        "timestamp",
-        "source",
-        "message",
-        "cause",
-        "action",
-        "observation",
-        "content",
-        "args",
-        "extras",
-        "tool_call_metadata",
-        "llm_metrics",
-        "timeout",
-        "success",
-    }
-)
-_ACTIONS = frozenset(
-    {
-        "message",
-        "system",
-        "start",
-        "read",
-        "write",
-        "edit",
-        "run",
-        "run_ipython",
-        "browse",
-        "browse_interactive",
-        "call_tool_mcp",
-        "delegate",
-        "think",
-        "finish",
-        "reject",
-        "null",
-        "pause",
-        "resume",
-        "stop",
-        "change_agent_state",
-        "push",
-        "send_pr",
-        "recall",
-        "condensation",
-        "condensation_request",
-        "task_tracking",
-        "loop_recovery",
-        "initialize",
-        "add_task",
-        "modify_task",
-        "save_plan",
-        "task_plan",
-        "crawl",
-        "rag_search",
-        "log",
-    }
-)
-_OBSERVATIONS = frozenset(
-    {
-        "read",
-        "write",
-        "edit",
-        "browse",
-        "run",
-        "run_ipython",
-        "chat",
-        "delegate",
-        "message",
-        "error",
-        "success",
-        "null",
-        "think",
-        "agent_state_changed",
-        "user_rejected",
-        "condense",
-        "recall",
-        "mcp",
-        "download",
-        "task_tracking",
-        "loop_detection",
-        "log",
-    }
-)
-_NO_ACTIONS = frozenset(
-    {
-        "initialize",
-        "change_agent_state",
-        "null",
-        "recall",
-        "condensation_request",
-        "start",
-        "pause",
-        "resume",
-        "stop",
-        "log",
-        "loop_recovery",
-    }
-)
+# fmt: off
+_ENVELOPE = frozenset({
+    "id", "timestamp", "source", "message", "cause", "action", "observation", "content", "args", "extras",
+    "tool_call_metadata", "llm_metrics", "timeout", "success",
+})
+_ACTIONS = frozenset({
+    "message", "system", "start", "read", "write", "edit", "run", "run_ipython", "browse", "browse_interactive",
+    "call_tool_mcp", "delegate", "think", "finish", "reject", "null", "pause", "resume", "stop",
+    "change_agent_state", "push", "send_pr", "recall", "condensation", "condensation_request", "task_tracking",
+    "loop_recovery", "initialize", "add_task", "modify_task", "save_plan", "task_plan", "crawl", "rag_search",
+    "log",
+})
+_OBSERVATIONS = frozenset({
+    "read", "write", "edit", "browse", "run", "run_ipython", "chat", "delegate", "message", "error", "success",
+    "null", "think", "agent_state_changed", "user_rejected", "condense", "recall", "mcp", "download",
+    "task_tracking", "loop_detection", "log",
+})
+_NO_ACTIONS = frozenset({
+    "initialize", "change_agent_state", "null", "recall", "condensation_request", "start", "pause", "resume",
+    "stop", "log", "loop_recovery",
+})
 _NOT_SEEN = frozenset({"agent_state_changed", "null", "log", "loop_detection"})
-_HOUSEKEEPING = frozenset(
-    {
-        "blocking",
-        "is_static",
-        "cwd",
-        "hidden",
-        "confirmation_state",
-        "is_confirmed",
-        "security_risk",
-        "keep_prompt",
-        "action_risk",
-        "kernel_init_code",
-        "include_extra",
-        "impl_source",
-        "translated_ipython_code",
-        "return_axtree",
-        "browsergym_send_msg_to_user",
-    }
-)
+_HOUSEKEEPING = frozenset({
+    "blocking", "is_static", "cwd", "hidden", "confirmation_state", "is_confirmed", "security_risk", "keep_prompt",
+    "action_risk", "kernel_init_code", "include_extra", "impl_source", "translated_ipython_code", "return_axtree",
+    "browsergym_send_msg_to_user",
+})
+# fmt: on
 _DETAILS = ("instance_id", "feedback", "polarity", "version", "git_patch", "test_result", "metrics", "error")
 _PERSONAL = ("email", "token")
 
