@@ -1,0 +1,429 @@
+"""Claude Code sessions: threads, merged responses, sub-agents, compaction; no line is ever lost."""
+
+import copy
+import json
+
+import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairtrial.formats.claude_code import CLAUDE_CODE
+from fairtrial.formats.format import Notes, Numbered, RowError, Skip, decode
+
+NS = "claude-code"
+SESSION = "5f0c6c1e-0d9a-4b6e-9d2b-0d7e5a3c1f11"
+
+
+class Session:
+    """Writes lines as the program does: each hangs on the one before it, unless told otherwise."""
+
+    def __init__(self, session=SESSION, agent=None):
+        self.lines, self.session, self.agent, self.last = [], session, agent, None
+
+    def put(self, type, parent=..., **fields):
+        uuid = f"{self.agent or 'main'}-{len(self.lines)}"
+        line = {
+            "parentUuid": self.last if parent is ... else parent,
+            "isSidechain": self.agent is not None,
+            "userType": "external",
+            "cwd": "/work/shop",
+            "sessionId": self.session,
+            "version": "2.1.3",
+            "gitBranch": "main",
+            "type": type,
+            "uuid": uuid,
+            "timestamp": f"2026-03-01T10:00:{len(self.lines):02}.000Z",
+        }
+        if self.agent is not None:
+            line["agentId"] = self.agent
+        self.lines.append({**line, **fields})
+        self.last = uuid
+        return uuid
+
+    def user(self, content, parent=..., **fields):
+        return self.put("user", parent, message={"role": "user", "content": content}, **fields)
+
+    def result(self, call, content, parent=..., told=None, **fields):
+        block = {"tool_use_id": call, "type": "tool_result", "content": content, **fields}
+        return self.user([block], parent, toolUseResult=told if told is not None else content)
+
+    def assistant(self, id, block, parent=..., output=5, stop=None, **fields):
+        usage = {"input_tokens": 4, "cache_creation_input_tokens": 6, "cache_read_input_tokens": 90}
+        message = {"id": id, "type": "message", "role": "assistant", "model": "claude-x-1", "content": [block]}
+        message |= {"stop_reason": stop, "stop_sequence": None, "usage": {**usage, "output_tokens": output}}
+        return self.put("assistant", parent, message=message, requestId=f"req_{id}", **fields)
+
+    def aside(self, **line):
+        self.lines.append(line)
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def thought(words):
+    return {"type": "thinking", "thinking": words, "signature": "c2ln"}
+
+
+def call(id, name="Bash", **given):
+    return {"type": "tool_use", "id": id, "name": name, "input": given}
+
+
+def plain():
+    """A prompt, a response of three lines, its result, an answer."""
+    s = Session()
+    s.aside(type="file-history-snapshot", messageId="main-0", snapshot={"files": {}}, isSnapshotUpdate=False)
+    s.user("List the files.")
+    s.assistant("msg_1", thought("I should look."))
+    s.assistant("msg_1", text("Let me look."))
+    s.assistant("msg_1", call("t1", command="ls"), output=30, stop="tool_use")
+    s.result("t1", "a.py", told={"stdout": "a.py", "stderr": "", "interrupted": False})
+    s.aside(type="queue-operation", operation="enqueue", sessionId=SESSION, content="and b?")
+    s.assistant("msg_2", text("One file: a.py"), stop="end_turn")
+    s.put("system", subtype="turn_duration", durationMs=900)
+    return s
+
+
+def parallel():
+    """Two calls of one response; each result hangs on its own call, and the next response on one of them only."""
+    s = Session()
+    s.user("Read both.")
+    a = s.assistant("msg_1", call("t1", "Read", file_path="a"))
+    one = s.result("t1", "A", parent=a)
+    b = s.assistant("msg_1", call("t2", "Read", file_path="b"), parent=a)
+    two = s.result("t2", "B", parent=b)
+    s.assistant("msg_2", text("Both read."), parent=two)
+    assert one
+    return s
+
+
+def retried():
+    """The first answer was given up: the prompt was edited and asked again."""
+    s = Session()
+    s.user("Hello.")
+    top = s.assistant("msg_1", text("Hello, what shall I do?"))
+    s.user("Delete everything.", parent=top)
+    s.assistant("msg_2", call("t1", command="rm -rf /"))
+    s.user("Delete a.py.", parent=top)
+    s.assistant("msg_3", text("Deleted a.py."))
+    return s
+
+
+def compacted():
+    s = Session()
+    s.user("Long work.")
+    last = s.assistant("msg_1", text("Half of it is done."))
+    s.put(
+        "system",
+        None,
+        subtype="compact_boundary",
+        content="Conversation compacted",
+        logicalParentUuid=last,
+        compactMetadata={"trigger": "auto", "preTokens": 155025},
+    )
+    s.user("This session is being continued: half is done.", isCompactSummary=True, isVisibleInTranscriptOnly=True)
+    s.assistant("msg_2", text("All done."))
+    return s
+
+
+def commands():
+    s = Session()
+    s.user("Caveat: the messages below were generated by local commands.", isMeta=True)
+    s.user(
+        "<command-name>/model</command-name>\n<command-message>model</command-message>\n<command-args></command-args>"
+    )
+    s.user("<local-command-stdout>Set model to x</local-command-stdout>")
+    s.put("system", subtype="local_command", content="<command-name>/cost</command-name>", level="info")
+    s.user("<bash-input>ls</bash-input>")
+    s.user("<bash-stdout>a.py</bash-stdout><bash-stderr></bash-stderr>")
+    s.user(
+        [text("What is <command-name>?"), {"type": "image", "source": {"type": "url", "url": "https://e.org/i.png"}}]
+    )
+    return s
+
+
+def agent(name="a1b2c3d", prompt="Count the files.", call_id=None):
+    s = Session(agent=name)
+    s.user(prompt)
+    s.assistant(f"msg_{name}", call(f"s_{name}", command="ls | wc -l"))
+    s.result(f"s_{name}", "3")
+    s.assistant(f"msg_{name}_2", text("There are 3."))
+    return s
+
+
+def delegating(named=True):
+    """A session whose Task call started an agent; `named`: its result says which."""
+    s = Session()
+    s.user("How many files?")
+    s.assistant("msg_1", call("t1", "Task", description="count", prompt="Count the files.", subagent_type="Explore"))
+    told = {"status": "completed", "agentId": "a1b2c3d", "totalTokens": 9} if named else {"status": "completed"}
+    s.result("t1", [text("There are 3.")], told=told)
+    s.assistant("msg_2", text("3 files."))
+    return s
+
+
+def inside():
+    """An older version: the agent's lines stand in the session's own file and carry no agent id."""
+    s = delegating(named=False)
+    lines = agent().lines
+    for line in lines:
+        del line["agentId"]
+    s.lines[2:2] = lines
+    return s
+
+
+SESSIONS = {f.__name__: f for f in (plain, parallel, retried, compacted, commands, delegating, inside)}
+
+
+def read(lines, faults=()):
+    notes = Notes()
+    (session,) = CLAUDE_CODE.gather(Numbered(n, copy.deepcopy(line)) for n, line in enumerate(lines, 1))
+    row = decode(CLAUDE_CODE, session.value, notes)
+    assert tuple(code for code, _ in notes.flaws) == faults
+    return row
+
+
+def brief(row):
+    return [item.get("function") or item.get("content") for item in row["content"]]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_session_is_written_again_line_by_line(name):
+    lines = SESSIONS[name]().lines
+    assert list(CLAUDE_CODE.encode(read(lines), Notes())) == lines
+
+
+def test_lines_of_one_response_are_one_call_and_its_usage_counts_once():
+    row = read(plain().lines)
+    asked, ran, saw, said = row["content"]
+    assert (ran["reasoning"], ran["description"]) == ("I should look.", "Let me look.")
+    assert (ran["function"], ran["kwargs"], ran["call_id"]) == ("Bash", {"command": "ls"}, "t1")
+    assert (saw["content"], saw["name"], saw["source"]) == ("a.py", "Bash", "environment")
+    assert asked["timestamp"] == "2026-03-01T10:00:01.000Z" and said["content"] == "One file: a.py"
+    first, _ = row["model_calls"]
+    assert first["usage"] == {"calls": 1, "input_tokens": 100, "output_tokens": 30, "cached_tokens": 90}
+    assert first["finish_reason"] == "tool_use" and (ran["model_call"], said["model_call"]) == (0, 1)
+    assert row["id"] == SESSION
+    assert row["extra"][NS]["counts"] == {
+        "file-history-snapshot": 1,
+        "user": 2,
+        "assistant": 4,
+        "queue-operation": 1,
+        "system": 1,
+    }
+
+
+def test_parallel_calls_and_results_belong_to_one_response_wherever_the_chain_runs():
+    row = read(parallel().lines)
+    assert brief(row) == ["Read both.", "Read", "Read", "A", "B", "Both read."]
+    assert row["content"][2]["joined"] and not row["extra"][NS]["other"]
+
+
+def test_the_main_line_ends_at_the_last_message_and_the_abandoned_one_is_kept():
+    row = read(retried().lines)
+    assert brief(row) == ["Hello.", "Hello, what shall I do?", "Delete a.py.", "Deleted a.py."]
+    assert [number for number, _ in row["extra"][NS]["other"]] == [3, 4]
+
+
+def test_a_compaction_is_an_event_with_its_summary():
+    row = read(compacted().lines)
+    assert brief(row)[:2] == ["Long work.", "Half of it is done."]
+    event = row["content"][2]
+    assert (event["source"], event["name"]) == ("system", "compaction")
+    assert event["content"].startswith("This session is being continued") and len(row["content"]) == 4
+
+
+def test_markup_of_commands_says_who_spoke():
+    found = [(item["source"], item.get("name")) for item in read(commands().lines)["content"]]
+    assert found == [
+        ("system", "meta"),
+        ("user", "command"),
+        ("environment", "local-command"),
+        ("user", "command"),
+        ("user", "bash-input"),
+        ("environment", "bash"),
+        ("user", None),
+        ("user", None),
+    ]
+
+
+def test_an_agent_inside_the_file_is_found_by_its_prompt():
+    row = read(inside().lines)
+    (below,) = row["subagents"]
+    assert brief(below) == ["Count the files.", "Bash", "3", "There are 3."]
+    assert row["content"][2]["subagents"] == [below["id"]] and brief(row)[-1] == "3 files."
+
+
+def write(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def opened(path):
+    assert CLAUDE_CODE.claims(path)
+    return [decode(CLAUDE_CODE, item.value, Notes()) for item in CLAUDE_CODE.gather(CLAUDE_CODE.open(path))]
+
+
+def test_files_of_agents_come_along_with_their_session(tmp_path):
+    session = write(tmp_path / f"{SESSION}.jsonl", delegating().lines)
+    folder = tmp_path / SESSION / "subagents"
+    outer = agent()
+    outer.assistant("msg_n", call("n1", "Task", prompt="deeper"))
+    outer.result("n1", "done", told={"agentId": "beef"})
+    write(folder / "agent-a1b2c3d.jsonl", outer.lines)
+    write(folder / "agent-beef.jsonl", agent("beef", "deeper").lines)
+    write(folder / "agent-stray.jsonl", agent("stray", "nobody asked").lines)
+    (folder / "agent-a1b2c3d.meta.json").write_text('{"agentType": "Explore", "toolUseId": "t1"}')
+    (row,) = opened(session)
+    linked, stray = row["subagents"]
+    assert row["content"][2]["subagents"] == [linked["id"]] == [f"{SESSION}/agent-a1b2c3d"]
+    assert linked["extra"][NS]["meta"]["agentType"] == "Explore"
+    assert [below["id"] for below in linked["subagents"]] == [f"{SESSION}/agent-beef"]
+    assert stray["content"][0]["content"] == "nobody asked"
+    written = list(CLAUDE_CODE.encode(row, Notes()))
+    assert written[: len(delegating().lines)] == delegating().lines
+    assert sorted(line["uuid"] for line in written[len(delegating().lines) :] if line["agentId"] == "beef") == [
+        line["uuid"] for line in agent("beef").lines
+    ]
+
+
+def test_older_agents_files_lie_beside_the_session_and_do_not_count_twice(tmp_path):
+    session = write(tmp_path / f"{SESSION}.jsonl", delegating().lines)
+    beside = write(tmp_path / "agent-a1b2c3d.jsonl", agent().lines)
+    (row,) = opened(session)
+    assert row["content"][2]["subagents"] == [row["subagents"][0]["id"]]
+    assert opened(beside) == [Skip("a sub-agent's file, imported with its session")]
+
+
+def test_an_agents_file_alone_is_a_trajectory(tmp_path):
+    alone = write(tmp_path / "agent-a1b2c3d.jsonl", agent().lines)
+    assert not CLAUDE_CODE.claims(alone)
+    row = read(agent().lines)
+    assert row["id"] == f"{SESSION}/agent-a1b2c3d" and brief(row)[-1] == "There are 3."
+
+
+def test_a_line_cut_short_is_told_and_the_rest_is_read():
+    values = [Numbered(n, line) for n, line in enumerate(plain().lines, 1)]
+    broken = Numbered(99, problem="cut short", raw=b'{"type":"as')
+    problem, session = CLAUDE_CODE.gather(iter([*values, broken]))
+    assert problem == broken and len(decode(CLAUDE_CODE, session.value, Notes())["content"]) == 4
+
+
+def test_lines_without_links_are_read_in_file_order():
+    lines = plain().lines
+    for line in lines:
+        line.pop("parentUuid", None)
+    assert brief(read(lines)) == ["List the files.", "Bash", "a.py", "One file: a.py"]
+
+
+def test_a_missing_parent_is_told_and_bridged():
+    lines = plain().lines
+    del lines[5]
+    assert brief(read(lines, ("missing parent",))) == ["List the files.", "Bash", "One file: a.py"]
+
+
+def test_what_the_program_said_in_the_models_place_is_not_learned():
+    s = plain()
+    s.assistant("msg_3", text("API Error: 529"), isApiErrorMessage=True)
+    s.lines[-1]["message"]["model"] = "<synthetic>"
+    row = read(s.lines)
+    assert row["content"][-1]["loss"] is False and "model_call" not in row["content"][-1]
+
+
+def test_stream_output_is_read_too():
+    lines = [
+        {"type": "system", "subtype": "init", "session_id": "s", "tools": ["Bash"], "uuid": "1"},
+        {"type": "assistant", "message": {"id": "m", "content": [call("t", "Task")]}, "session_id": "s"},
+        {"type": "user", "message": {"content": "go"}, "parent_tool_use_id": "t", "session_id": "s"},
+        {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t"}]}, "session_id": "s"},
+        {"type": "result", "subtype": "success", "session_id": "s", "result": "done"},
+    ]
+    row = read(lines)
+    assert row["content"][1]["subagents"] == [row["subagents"][0]["id"]]
+    assert list(CLAUDE_CODE.encode(row, Notes())) == lines
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_each_line_is_recognised(name):
+    assert all(CLAUDE_CODE.likes(line) >= 82 for line in SESSIONS[name]().lines)
+    assert CLAUDE_CODE.likes({"type": "summary", "summary": "x", "leafUuid": "y"}) > 90
+
+
+@given(strategies.json_values)
+def test_anything_is_looked_at_without_an_error(value):
+    for wrapped in (value, {"type": value}, {"type": "user", "message": value}):
+        assert 0 <= CLAUDE_CODE.likes(wrapped) <= 100
+
+
+def key(line):
+    return json.dumps(line, sort_keys=True)
+
+
+@given(st.data())
+@settings(max_examples=250)
+def test_no_line_is_lost_whatever_happens_to_the_file(data):
+    lines = [
+        line
+        for make in data.draw(st.lists(st.sampled_from(list(SESSIONS)), min_size=1, max_size=2))
+        for line in SESSIONS[make]().lines
+    ]
+    lines = data.draw(st.permutations(lines)) if data.draw(st.booleans()) else lines
+    lines = [line for line in lines if data.draw(st.integers(0, 9)) != 0]
+    for _ in range(data.draw(st.integers(0, 3))):
+        if lines:
+            line = lines[data.draw(st.integers(0, len(lines) - 1))]
+            name = data.draw(st.sampled_from(sorted(line)))
+            inner = line["message"] if name == "message" and isinstance(line["message"], dict) else line
+            name = data.draw(st.sampled_from(sorted(inner))) if inner else None
+            if name is not None:
+                inner[name] = data.draw(strategies.json_values)
+    lines += data.draw(st.lists(strategies.json_values, max_size=1))
+    values = [Numbered(n, copy.deepcopy(line)) for n, line in enumerate(lines, 1)]
+    for session in CLAUDE_CODE.gather(iter(values)):
+        try:
+            row = decode(CLAUDE_CODE, session.value, Notes())
+        except RowError as error:
+            assert str(error) == "no message in the whole file"
+            continue
+        assert sorted(map(key, CLAUDE_CODE.encode(row, Notes()))) == sorted(map(key, lines))
+
+
+def bare(row):
+    """A row without what the format keeps for itself and without who shares a turn with whom."""
+    found = {"content": [{k: v for k, v in item.items() if k not in ("extra", "joined")} for item in row["content"]]}
+    if "subagents" in row:
+        found["subagents"] = [{"id": below["id"], **bare(below)} for below in row["subagents"]]
+    if "model_calls" in row:
+        found["model_calls"] = [
+            {**call, "usage": {"cached_tokens": 0, "calls": 1, **call["usage"]}} for call in row["model_calls"]
+        ]
+    return found
+
+
+HELD = strategies.rows(
+    system=False,
+    code=False,
+    web=False,
+    empty=False,
+    result_timestamps=False,
+    token_ids=False,
+    tools=False,
+    rewards=False,
+    reward=False,
+    details=False,
+    malformed=False,
+    joined_text=True,
+    result_images=True,
+    subagents=True,
+)
+
+
+@given(HELD)
+@settings(max_examples=150)
+def test_rows_survive_writing_and_reading(row):
+    lines = list(CLAUDE_CODE.encode(copy.deepcopy(row), Notes()))
+    again = read(json.loads(json.dumps(lines)))
+    assert again["id"] == row["id"]
+    assert bare(again) == bare(row)
