@@ -91,7 +91,8 @@ def _response(response: list[Item], seen: list[Item]) -> list[Step]:
     if not calls:
         return texts + [Step(item) for item in seen]
     by_id = {step.item["call_id"]: step for step in calls if step.item.get("call_id")}
-    waiting = [step for step in calls if step.item.get("call_id") not in {item.get("call_id") for item in seen}]
+    named = {item["call_id"] for item in seen if item.get("call_id")}
+    waiting = [step for step in calls if step.item.get("call_id") not in named]
     rest: list[Step] = []
     holder: list[Item] | None = None
     for item in seen:
