@@ -46,14 +46,15 @@ def _turn(text: str, draft: Draft) -> None:
     tool = _BY_NAME.get(call[1]) if call else None
     if call is None or tool is None:
         raise Unfit("a call of no known tool")
-    values = _values(call[2], len(tool["function"]["parameters"]["properties"]))
+    values = _values(call[2], len(tool["function"]["parameters"]["properties"]), draft.faithful)
     draft.syntax(label + rest)
     draft.called(call[1], bound(tool, values), _thought(before, draft), quote="'")
 
 
-def _values(text: str, count: int) -> list[str]:
-    # a single argument may hold commas (names of entities do)
-    return [part.strip() for part in (text.split(",") if count > 1 else [text])]
+def _values(text: str, count: int, faithful: bool) -> list[str]:
+    # names of entities may hold commas; they come first, and what follows them holds none
+    parts = text.split(",") if faithful and count > 1 else text.rsplit(",", count - 1)
+    return [part.strip() for part in parts]
 
 
 def _answered(draft: Draft) -> None:

@@ -211,21 +211,11 @@ class Chat:
 
     def __call__(self, value: Any, draft: Draft) -> None:
         """Add the conversation's items to the draft."""
-        opened = False
+        opened = called = False
         for entry in self.turns(value):
             role, text = turn(entry)
             if role == "assistant":
-                start = len(draft.content)
-                if self.calls is not None and entry.get("tool_calls"):
-                    self.calls(entry, draft)
-                else:
-                    self.assistant(text, draft)
-                for item in draft.content[start + 1 :]:
-                    item["joined"] = True
-                if not draft.faithful and (entry.get("mask") is False or entry.get("loss") is False):
-                    # the source trains on the other turns only (its examples stand in the prompt)
-                    for item in draft.content[start:]:
-                        item["loss"] = False
+                called = self._responded(entry, text, draft)
             elif role == "system":
                 if draft.faithful:
                     draft.notes.drop("system prompt", text)
@@ -235,18 +225,32 @@ class Chat:
                 call_id = entry.get("tool_call_id") or next(iter(entry.get("tool_call_ids") or ()), None)
                 rest = {} if draft.faithful else {"name": entry.get("name"), "call_id": call_id}
                 self._heard(text, draft, "environment", rest)
+                called = False
             else:
                 if not opened:
                     for edit in self.first:
                         text = edit.apply(text, draft.notes)
-                if self.later is not None and opened:
-                    source = self.later
-                else:
-                    # what follows a call without a word of the user's in between is its output
-                    after_call = draft.content and draft.content[-1]["class_"] in CALLS
-                    source = "environment" if after_call else "user"
+                # what follows a response with a call is the call's output
+                heard: Source = "environment" if called else "user"
+                source = (self.later or heard) if opened else heard
                 self._heard(text, draft, source, {}, self.published)
-                opened = True
+                opened, called = True, False
+
+    def _responded(self, entry: Any, text: str, draft: Draft) -> bool:
+        """Add one response; whether it contains a call."""
+        start = len(draft.content)
+        if self.calls is not None and entry.get("tool_calls"):
+            self.calls(entry, draft)
+        else:
+            self.assistant(text, draft)
+        response = draft.content[start:]
+        for item in response[1:]:
+            item["joined"] = True
+        if not draft.faithful and (entry.get("mask") is False or entry.get("loss") is False):
+            # the source trains on the other turns only (its examples stand in the prompt)
+            for item in response:
+                item["loss"] = False
+        return any(item["class_"] in CALLS for item in response)
 
     def _heard(
         self, text: str, draft: Draft, source: Source, rest: Mapping[str, Any], published: Source | None = None
