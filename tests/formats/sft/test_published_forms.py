@@ -4,7 +4,6 @@ Prompts and function descriptions are not compared (theirs may not be copied). E
 those where the published form is broken; they are listed here with the reason and their number.
 """
 
-import ast
 import json
 import re
 from collections import Counter
@@ -12,7 +11,8 @@ from collections import Counter
 import pytest
 from casefiles import case
 
-from fairtrial.formats.format import Notes, RowError
+from fairtrial.formats.adp import ADP_V1
+from fairtrial.formats.format import Notes, RowError, decode
 from fairtrial.formats.sft.agentlab import SFT_AGENTLAB
 from fairtrial.formats.sft.openhands import SFT_OPENHANDS
 from fairtrial.formats.sft.swe_agent import SFT_SWE_AGENT
@@ -25,31 +25,8 @@ SHELL = "Python is put between shell quotes without escaping"
 
 
 def rows(name):
-    """The published standardised trajectories of a sample set; argument values as values, their print kept."""
-    return [_row(item) for item in case(f"adp/{name}/sample_std.json")]
-
-
-def _row(std):
-    content = [_item(item) for item in std["content"]]
-    return {"id": std["id"], "content": content, "details": std["details"]}
-
-
-def _item(item):
-    item = {key: value for key, value in item.items() if value is not None}
-    if item["class_"] == "web_observation":
-        item.pop("image_observation", None)
-    if item["class_"] == "api_action" and item["function"] != "str_replace_editor":
-        kwargs, printed = {}, {}
-        for key, value in item["kwargs"].items():
-            kwargs[key] = value
-            if isinstance(value, str):
-                printed[key] = value
-                try:
-                    kwargs[key] = ast.literal_eval(value)
-                except (ValueError, SyntaxError):
-                    kwargs[key] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-        item = {**item, "kwargs": kwargs, "extra": {"adp-v1": {"printed": printed}}}
-    return item
+    """The published standardised trajectories of a sample set."""
+    return [decode(ADP_V1, item, Notes(faithful=True)) for item in case(f"adp/{name}/sample_std.json")]
 
 
 def published(name, file):
