@@ -279,6 +279,8 @@ def _recipe(name: str, title: str, site: str) -> Recipe:
         else:
             _clean(name, value["steps"], draft)
         draft.extra["details"] = {"source": name}
+        if not draft.faithful:
+            draft.extra["details"]["dataset"] = value["steps"][0]["dataset"]
 
     def id(value: Any, notes: Notes) -> str:
         return repeated(str(value["steps"][0]["id"]), notes)

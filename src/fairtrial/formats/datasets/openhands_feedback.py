@@ -56,6 +56,8 @@ _TOOLS = signatures(
 )
 _BY_NAME = by_name(_TOOLS)
 _DELEGATES = {"RagAgent": ("task", "query"), "CrawlAgent": ("task", "link")}
+_REPEATED = frozenset({"command", "code", "outputs"})
+"""Extras of a result that say again what was run, or what the result is."""
 _ECHOED = "USER (assistant): "
 _PERSONAL = ("email", "token")
 _DETAILS = ("feedback", "version", "polarity", "timestamp")
@@ -134,9 +136,13 @@ def _set_up(event: Any, draft: Draft, details: dict[str, Any]) -> None:
     args = _args(event)
     for field, name in (("LLM_MODEL", "model"), ("AGENT", "agent")):
         if args.get(field):
-            details[name] = args.pop(field)
+            details[name] = args[field]
     shown = {name: value for name, value in args.items() if "KEY" not in name and "TOKEN" not in name}
-    draft.notes.drop("session set-up", orjson.dumps(shown).decode())
+    _left_out({**event, "args": shown, "extras": None}, draft)
+
+
+def _left_out(event: Any, draft: Draft) -> None:
+    draft.notes.drop("session set-up", orjson.dumps(event).decode())
 
 
 def _act(event: Any, draft: Draft) -> None:
@@ -145,9 +151,9 @@ def _act(event: Any, draft: Draft) -> None:
     if name == "message":
         _message(event, args, draft)
     elif name == "run":
-        draft.content.append(code("bash", args.pop("command"), thought, **_rest(args, draft)))
+        draft.content.append(code("bash", args.pop("command"), thought, **_rest(args, "args")))
     elif name == "run_ipython":
-        draft.content.append(code("python", args.pop("code"), thought, **_rest(args, draft)))
+        draft.content.append(code("python", args.pop("code"), thought, **_rest(args, "args")))
     elif name == "browse_interactive":
         for index, (function, kwargs) in enumerate(_browser_calls(args.get("browser_actions") or "")):
             draft.content.append(api(function, kwargs, None if index else thought, joined=bool(index)))
@@ -160,18 +166,18 @@ def _act(event: Any, draft: Draft) -> None:
         inputs = args.get("inputs") or {}
         draft.content.append(api(*_delegate(args.get("agent"), inputs), thought))
     elif name in ("change_agent_state", "null"):
-        draft.notes.drop("session set-up", orjson.dumps(args).decode())
+        _left_out(event, draft)
     else:
         function = "edit" if name == "write" else name
         known = _BY_NAME[function]["function"]["parameters"]["properties"] if function in _BY_NAME else args
         kwargs = {key: args.pop(key) for key in list(args) if key in known}
-        draft.content.append(api(function, kwargs, thought, **_rest(args, draft)))
+        draft.content.append(api(function, kwargs, thought, **_rest(args, "args")))
 
 
-def _rest(args: dict[str, Any], draft: Draft) -> dict[str, Any]:
-    """What an action says beyond its call, as the item's extra."""
-    rest = {name: value for name, value in args.items() if value is not None}
-    return {"extra": {"openhands-feedback": {"args": rest}}} if rest else {}
+def _rest(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """What an event says beyond its item, as the item's extra."""
+    rest = {key: value for key, value in fields.items() if value is not None}
+    return {"extra": {"openhands-feedback": {name: rest}}} if rest else {}
 
 
 def _message(event: Any, args: dict[str, Any], draft: Draft) -> None:
@@ -211,11 +217,12 @@ def _named(function: str, positional: list[Any], keywords: dict[str, Any]) -> di
 def _observe(event: Any, draft: Draft) -> None:
     kind, seen, extras = event.get("observation"), event.get("content") or "", event.get("extras") or {}
     if kind in (None, "null", "agent_state_changed"):
-        told = extras.get("agent_state") or seen or event.get("message") or ""
-        draft.notes.drop("session set-up", str(told))
+        _left_out(event, draft)
         return
     if kind == "browse":
         draft.content.append(page(extras))
+        if dom := extras.get("dom_object"):
+            draft.notes.drop("the page as a node list", orjson.dumps(dom).decode())
         if seen.strip():
             draft.content.append(text(seen, "environment", joined=True))
         return
@@ -224,7 +231,8 @@ def _observe(event: Any, draft: Draft) -> None:
     elif kind == "delegate":
         seen = seen or (extras.get("outputs") or {}).get("content") or ""
     failed = True if kind == "error" or extras.get("exit_code") not in (None, 0, -1) else None
-    draft.content.append(text(seen, "environment", kind, is_error=failed))
+    rest = {name: value for name, value in extras.items() if name not in _REPEATED}
+    draft.content.append(text(seen, "environment", kind, is_error=failed, **_rest(rest, "extras")))
 
 
 def _without_echo(seen: str, extras: dict[str, Any], draft: Draft) -> str:
