@@ -284,7 +284,7 @@ def _write_item(
     own = item["extra"].get(this.name, {}) if "extra" in item else {}
     keys = own.get("keys") or layouts.get(class_) or _LAYOUT[class_]
     renames = this.renames[class_]
-    value = {key: item.get(renames.get(key, key)) for key in keys}
+    value: dict[str, Any] = {key: item.get(renames.get(key, key)) for key in keys}
     for key, field in renames.items():
         if field in item:
             value[key] = item[field]
