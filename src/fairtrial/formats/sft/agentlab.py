@@ -1,4 +1,4 @@
-"""Training records for AgentLab with BrowserGym's action set (browsergym-core 0.14.3 was read): one record per action.
+"""Training records for AgentLab 0.4 with the action set of BrowserGym 0.14 (0.14.3 was read): one record per action.
 
 Agent Data Protocol (arXiv 2510.24702) section 3.3 and its published AgentLab form: goal, page, action space, past
 actions; the answer is a JSON object with a thought and one action (the section heads are those of BrowserGym's demo
@@ -27,6 +27,7 @@ from fairtrial.formats.sft.conversation import (
     likes_nothing,
     record,
 )
+from fairtrial.formats.sft.pages import shown
 from fairtrial.formats.sft.printing import documentation, expression
 from fairtrial.formats.sft.steps import CALLS, Settings, Step, as_code, finish_message, printed, steps
 
@@ -52,9 +53,7 @@ class _Browsing:
     def see(self, item: Item, called: bool) -> None:
         kind = item["class_"]
         if kind == "web_observation":
-            if item.get("axtree") is None:
-                raise RowError("a page without accessibility tree: only a browser can make one of its HTML")
-            self.page, self.error = item["axtree"], ""
+            self.page, self.error = shown(item, self.notes), ""
         elif kind == "image_observation":
             self.notes.drop("image: the prompt shows text only", item["content"])
         elif called or item["source"] == "environment":
@@ -138,7 +137,7 @@ def agentlab(settings: Settings | None = None) -> Format:
 
     return Format(
         name="sft-agentlab",
-        title="training records for AgentLab with BrowserGym's action set (browsergym-core 0.14)",
+        title="training records for AgentLab 0.4 with BrowserGym's action set (browsergym-core 0.14)",
         likes=likes_nothing,
         encode=encode,
         kind="export",

@@ -30,7 +30,7 @@ from fairtrial.formats.sft.conversation import (
     likes_nothing,
     record,
 )
-from fairtrial.formats.sft.pages import PAGE_CUT, focused_bid, page_text
+from fairtrial.formats.sft.pages import PAGE_CUT, focused_bid, page_text, shown
 from fairtrial.formats.sft.printing import block_literal, documentation, expression, xml_call
 from fairtrial.formats.sft.steps import (
     CALLS,
@@ -111,11 +111,10 @@ class _Writer:
         head = RESULT.format(tool=call) if call else ""
         kind = item["class_"]
         if kind == "web_observation":
-            if item.get("axtree") is None:
-                raise RowError("a page without accessibility tree: only a browser can make one of its HTML")
-            focus = self.touched if self.notes.faithful else focused_bid(item["axtree"])
+            tree = shown(item, self.notes)
+            focus = self.touched if self.notes.faithful else focused_bid(tree)
             text = page_text(item, focus, faithful=self.notes.faithful)
-            return Turn("human", text if self.notes.faithful else head + text, page=item["axtree"])
+            return Turn("human", text if self.notes.faithful else head + text, page=tree)
         if kind == "image_observation":
             return Turn("human", head + image_text(item, self.notes))
         agent = item["source"] == "agent" and self.notes.faithful

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairtrial.formats.format import Notes, RowError
 from fairtrial.formats.items import Item
 
 PAGE_CUT = "(the rest of this page is left out to keep the text short)"
@@ -17,6 +18,20 @@ def page_text(page: Item, focus: str | None, *, faithful: bool = False) -> str:
         f"{page['axtree']}\n"
         "============== END accessibility tree ==============\n"
     )
+
+
+def shown(page: Item, notes: Notes) -> str:
+    """The part of a page that an agent of text sees, its accessibility tree; the rest is left out.
+
+    Raises RowError where there is none.
+    """
+    if page.get("axtree") is None:
+        raise RowError("a page without accessibility tree: only a browser can make one of its HTML")
+    if page.get("html"):
+        notes.drop("HTML of a page", page["html"])
+    if page.get("image_observation"):
+        notes.drop("picture of a page", page["image_observation"]["content"])
+    return page["axtree"]
 
 
 def focused_bid(axtree: str) -> str | None:

@@ -3,7 +3,7 @@
 Left out, each time through `notes.drop`: synthetic text (unless asked for), what may not be learned from (`loss` false)
 with its results, other programs' system prompts, hidden reasoning, runs of sub-agents. Parallel calls, which none of
 the three harnesses can make, become calls one after the other, each followed by its own results; the thought stays on
-the first (one thought per response).
+the first (one thought per response), and text behind the calls of a response comes before them.
 """
 
 from __future__ import annotations
