@@ -12,6 +12,8 @@ from fairtrial.formats.format import Notes
 
 Item = dict[str, Any]
 
+_SAYS_NO = frozenset({"loss", "is_error"})
+"""Fields whose False differs from their absence."""
 ACTIONS = frozenset({"api_action", "code_action", "message_action"})
 
 
@@ -47,7 +49,7 @@ def web(**fields: Any) -> Item:
 
 def _given(item: Item, **fields: Any) -> Item:
     for name, value in fields.items():
-        if value is not None and value is not False and value != {}:
+        if value is not None and value != {} and (value is not False or name in _SAYS_NO):
             item[name] = value
     return item
 
