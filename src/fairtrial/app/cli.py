@@ -239,6 +239,9 @@ def export(
         float | None, typer.Option("--min-reward", help="Only trajectories with at least this reward.")
     ] = None,
     endings: Annotated[bool, typer.Option("--endings", help="Keep synthetic closing exchanges.")] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Of a mixture: the folder that holds its data sets.")
+    ] = None,
     max_errored: Annotated[
         float, typer.Option("--max-errored", min=0, max=1, help="Exit 3 when more than this share was refused.")
     ] = 0.05,
@@ -247,7 +250,7 @@ def export(
     """Export a run for analysis, or trajectories for training and other tools."""
     from fairtrial.app import trajectories
 
-    chosen = trajectories.Choice(to, arm, min_reward, endings, max_errored)
+    chosen = trajectories.Choice(to, arm, min_reward, endings, data, max_errored)
     raise typer.Exit(trajectories.export(path, out, chosen, as_json))
 
 

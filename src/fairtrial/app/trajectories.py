@@ -45,6 +45,7 @@ class Choice:
     arm: str | None
     min_reward: float | None
     endings: bool
+    data: Path | None
     max_errored: float
 
 
@@ -205,7 +206,7 @@ def _brief(row: Row) -> dict[str, Any]:
 def export(path: Path, out: Path, choice: Choice, as_json: bool) -> int:
     """Write a run's records, trajectories as another format, or a mixture; returns the exit code."""
     if path.suffix == ".toml":
-        return _export_mixture(path, out, as_json)
+        return _export_mixture(path, out, choice, as_json)
     if choice.to is None:
         if not RunDir.exists(path):
             raise UserError("say as what: --to FORMAT (fairtrial import --formats lists those that can be written)")
@@ -264,13 +265,37 @@ def _say_written(out: Path, format: str, written: Written, as_json: bool) -> Non
     _say_text(written.text)
 
 
-def _export_mixture(path: Path, out: Path, as_json: bool) -> int:
+def _export_mixture(path: Path, out: Path, choice: Choice, as_json: bool) -> int:
     from fairtrial.formats.mixture import build
 
-    built = build(path, out)
+    manifest = build(path, out, data=choice.data)
+    values = problems = 0
+    for harness, made in manifest["harnesses"].items():
+        for facts in made["datasets"].values():
+            problems += sum(facts["problems"].values())
+            values += facts["trajectories"] + sum(facts["problems"].values())
+        if not as_json:
+            _print_mixture(out, harness, made)
     if as_json:
-        print_json(built)
+        print_json({"path": str(out), **manifest})
+    elif manifest["absent"]:
+        _say(f"absent: {', '.join(manifest['absent'])}")
+    if values and problems / values > choice.max_errored:
+        sys.stderr.write(f"fairtrial: {problems} of {values} values had an error; see {out / 'manifest.json'}\n")
+        return 3
     return 0
+
+
+def _print_mixture(out: Path, harness: str, made: dict[str, Any]) -> None:
+    for file in made["files"]:
+        _say(f"{out / file['file']}: {file['records']:,} records")
+    _say(f"  {'data set':26s}{'weight':>8}{'usable':>9}{'refused':>9}{'taken':>9}{'records':>9}")
+    for name, facts in made["datasets"].items():
+        refused = sum(facts["refused"].values()) + sum(facts["problems"].values())
+        taken, records = sum(facts["taken"]), sum(facts["records"])
+        _say(f"  {name:26s}{facts['weight']:>8g}{facts['usable']:>9,}{refused:>9,}{taken:>9,}{records:>9,}")
+        for reason, count in facts["refused"].items():
+            _say(f"    refused: {count:,} x {reason}")
 
 
 def _say(line: str) -> None:
