@@ -137,7 +137,7 @@ class Card:
             gate: {
                 "passes": rule,
                 "failed": self.failed[gate],
-                "pass_rate": _share(self.trajectories - self.failed[gate], self._checked(gate)),
+                "pass_rate": _share(self.trajectories - self.failed[gate], self.trajectories),
                 "findings": self.findings[gate],
                 "examples": [
                     {"id": id, "item": index, "message": message} for id, index, message in self.examples.get(gate, [])
@@ -174,7 +174,11 @@ class Card:
                 **asdict(self.coverage),
                 "accounted_share": round(self.coverage.accounted_share, 6) if self.covered else None,
             },
-            "ledgers": asdict(self.text),
+            "ledgers": {
+                "dropped": dict(self.text.dropped.most_common()),
+                "rewritten": dict(self.text.rewritten.most_common()),
+                "invented": dict(self.text.invented.most_common()),
+            },
             "flaws": dict(self.flaws),
             "gates": gates,
             "tools": dict(self.tools.most_common()),
@@ -182,9 +186,6 @@ class Card:
             "sites": dict(self.sites.most_common(50)),
             "overlap": {name: asdict(overlap) for name, overlap in self.overlaps.items()},
         }
-
-    def _checked(self, gate: str) -> int:
-        return self.trajectories
 
     def to_html(self) -> str:
         """The card as one self-contained page without scripts; all text of the data is escaped."""
@@ -209,9 +210,8 @@ def render(card: dict[str, Any]) -> str:
     )
     environment.filters["share"] = lambda value: "-" if value is None else f"{100 * value:.1f} %"
     environment.filters["count"] = lambda value: "-" if value is None else f"{value:,}"
-    policy = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'".format(
-        base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    )
+    style = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
     return environment.get_template("card.html.j2").render(card=card, css=css, policy=policy)
 
 
