@@ -47,7 +47,7 @@ def link(content: list[Item], notes: Notes) -> list[Item]:
     pairs = _pairs(content)
     results = {result: call for call, result in pairs.items()}
     taken = {item["call_id"] for item in content if "call_id" in item}
-    fresh = (id for number in count(1) if (id := f"call_{number:06d}") not in taken)
+    fresh = (made for number in count(1) if (made := f"call_{number:06d}") not in taken)
     used: set[str] = set()
     ids: dict[int, str] = {}
     done: list[Item] = []

@@ -99,7 +99,7 @@ class _Steps:
         """The model call that reading gives to every action of the current response."""
         content = row["content"]
         taken = {item["call_id"] for item in content if "call_id" in item}
-        self.fresh = (id for number in count(1) if (id := f"call_{number:06d}") not in taken)
+        self.fresh = (made for number in count(1) if (made := f"call_{number:06d}") not in taken)
         groups = _groups(content)
         self.model_calls = row.get("model_calls", [])
         order = [group[0]["model_call"] for group in groups if "model_call" in group[0] and is_action(group[0])]
