@@ -317,7 +317,12 @@ def _parts(content: Any, source: Any) -> tuple[list[Item], bool]:
         if at(part, "type") == "text" and isinstance(at(part, "text"), str):
             items.append(text(part["text"], source))
             whole = whole and not left(part, {"type": "text", "text": part["text"], "cache_prompt": False})
-        elif at(part, "type") == "image" and isinstance(urls, list) and all(isinstance(url, str) for url in urls):
+        elif (
+            at(part, "type") == "image"
+            and isinstance(urls, list)
+            and urls
+            and all(isinstance(url, str) for url in urls)
+        ):
             items += [image(url, source) for url in urls]
             whole = whole and not left(part, {"type": "image", "image_urls": urls, "cache_prompt": False})
         else:

@@ -27,6 +27,10 @@ def _decode(value: Any, notes: Notes) -> Row:
     history, steps = run.pop("history", None), run.pop("trajectory", None)
     if not isinstance(history, list) and not isinstance(steps, list):
         raise RowError("neither a history nor a trajectory")
+    for name, part in (("history", history), ("trajectory", steps)):
+        if part is not None and not isinstance(part, list):
+            notes.flaw("unreadable part", f"the {name} is no list; kept beside")
+            run[name] = part
     reader = _Reader(notes)
     steps = steps if isinstance(steps, list) else []
     history = history if isinstance(history, list) else []
@@ -74,12 +78,12 @@ class _Reader:
 
     def __init__(self, notes: Notes) -> None:
         self.log, self.notes = EventLog(NAME, notes), notes
-        self._seen: set[str] = set()
+        self._seen: dict[str, dict[str, Any]] = {}
         self._names: dict[str, str] = {}
 
     def history(self, history: list[Any], steps: list[Any]) -> None:
         """All messages in order, each response with its step; then the steps that no response is of."""
-        self._seen = {as_text(at(entry, "content")) for entry in history}
+        self._seen = {as_text(entry.get("content")): entry for entry in history if isinstance(entry, dict)}
         step, acted, pending = 0, False, None
         for entry in history:
             if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
@@ -226,11 +230,12 @@ class _Reader:
         rest = left(step, {})
         for name in _PROMPTS:
             if isinstance(prompt := rest.get(name), list):
-                edited = [
-                    {"at": index, "message": entry}
-                    for index, entry in enumerate(prompt)
-                    if as_text(at(entry, "content")) not in self._seen
-                ]
+                edited: list[Any] = []
+                for index, entry in enumerate(prompt):
+                    known = self._seen.get(as_text(at(entry, "content")), {})
+                    other = left(entry, known) if isinstance(entry, dict) else entry
+                    if other or not isinstance(entry, dict):
+                        edited.append({"at": index, "message": other})
                 rest[name] = {"messages": len(prompt), "otherwise": edited}
         return rest
 
