@@ -247,8 +247,8 @@ def _run(name: str, lines: list[Line], agents: dict[str, _Agent], session: str, 
     while at < len(shown):
         end = at + 1
         message = shown[at].response
-        if message is not None and _blocks(shown[at]):
-            while end < len(shown) and shown[end].response == message and _blocks(shown[end]):
+        if message is not None and shown[at].blocks:
+            while end < len(shown) and shown[end].response == message and shown[end].blocks:
                 end += 1
         run.take(shown[at:end])
         at = end
@@ -264,11 +264,6 @@ def _run(name: str, lines: list[Line], agents: dict[str, _Agent], session: str, 
         for item, sub in below:
             item["subagents"] = [*item.get("subagents", ()), sub["id"]]
     return row
-
-
-def _blocks(line: Line) -> bool:
-    content = line.value["message"].get("content")
-    return isinstance(content, list) and bool(content)
 
 
 class _Run:
@@ -318,7 +313,7 @@ class _Run:
         for line in lines:
             message = line.value["message"]
             entry = {"n": line.number, "line": _without(line.value, "message"), "message": _without(message, "content")}
-            if _blocks(line):
+            if line.blocks:
                 entry["blocks"] = len(message["content"])
                 content += message["content"]
             elif "content" in message:
@@ -410,7 +405,9 @@ class _Run:
 
 
 def _without(value: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k != name}
+    rest = value.copy()
+    rest.pop(name, None)
+    return rest
 
 
 CLAUDE_CODE = Format(

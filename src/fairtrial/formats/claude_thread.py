@@ -8,7 +8,6 @@ result hangs on its own call: those lines belong to the response, wherever the c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from fairtrial.formats.format import Notes
@@ -16,36 +15,29 @@ from fairtrial.formats.format import Notes
 _SPOKEN = ("user", "assistant")
 
 
-@dataclass(slots=True)
 class Line:
-    """A line of a session with its number, from 1."""
+    """A line of a session with its number, from 1, and what the threads ask about it."""
 
-    number: int
-    value: dict[str, Any]
+    __slots__ = ("blocks", "number", "response", "shown", "spoken", "type", "uuid", "value")
 
-    @property
-    def uuid(self) -> str | None:
-        """Its own name; None where it has none."""
-        found = self.value.get("uuid")
-        return found if isinstance(found, str) else None
-
-    @property
-    def spoken(self) -> bool:
+    def __init__(self, number: int, value: dict[str, Any]) -> None:
+        self.number, self.value = number, value
+        self.type, uuid, message = value.get("type"), value.get("uuid"), value.get("message")
+        self.uuid = uuid if isinstance(uuid, str) else None
+        self.spoken = self.type in _SPOKEN and isinstance(message, dict)
         """Whether it is a message of the user or the model."""
-        return self.value.get("type") in _SPOKEN and isinstance(self.value.get("message"), dict)
-
-    @property
-    def shown(self) -> bool:
+        self.shown = self.spoken or (self.type == "system" and (is_boundary(value) or is_local_command(value)))
         """Whether the conversation has a place for it: messages, compactions, local commands."""
-        return self.spoken or is_boundary(self.value) or is_local_command(self.value)
-
-    @property
-    def response(self) -> str | None:
+        self.response: str | None = None
         """The id of the API message that it is a part of."""
-        if self.value.get("type") != "assistant" or not isinstance(self.value.get("message"), dict):
-            return None
-        found = self.value["message"].get("id")
-        return found if isinstance(found, str) else None
+        self.blocks: list[Any] = []
+        """The blocks of its message; empty where that is a text."""
+        if self.spoken and isinstance(message, dict):
+            content, name = message.get("content"), message.get("id")
+            if isinstance(content, list):
+                self.blocks = content
+            if self.type == "assistant" and isinstance(name, str):
+                self.response = name
 
 
 def is_boundary(value: dict[str, Any]) -> bool:
@@ -60,14 +52,6 @@ def is_local_command(value: dict[str, Any]) -> bool:
         and value.get("subtype") == "local_command"
         and isinstance(value.get("content"), str)
     )
-
-
-def blocks(line: Line, kind: str) -> list[dict[str, Any]]:
-    """The blocks of one kind in a line's message."""
-    content = line.value["message"].get("content") if line.spoken else None
-    if not isinstance(content, list):
-        return []
-    return [block for block in content if isinstance(block, dict) and block.get("type") == kind]
 
 
 def main_line(lines: list[Line], notes: Notes) -> list[Line]:
@@ -131,15 +115,15 @@ def _answers(
     """Results of the conversation's calls that hang beside the chain, by response."""
     owner: dict[str, str] = {}
     for line in [*chain, *(line for group in beside.values() for line in group)]:
-        for block in blocks(line, "tool_use"):
-            if isinstance(block.get("id"), str) and line.response is not None:
-                owner[block["id"]] = line.response
-    answered = {call for line in chain for call in _answered(line)}
+        if line.response is not None:
+            for call in _named(line, "tool_use", "id"):
+                owner[call] = line.response
+    answered = {call for line in chain for call in _named(line, "tool_result", "tool_use_id")}
     found: dict[str, list[Line]] = {}
     for line in lines:
-        if id(line) in on_chain or line.value.get("type") != "user":
+        if id(line) in on_chain or line.type != "user":
             continue
-        results = _answered(line)
+        results = _named(line, "tool_result", "tool_use_id")
         calls = [call for call in results if call in owner and call not in answered]
         if calls and len(calls) == len(results):
             answered.update(calls)
@@ -147,9 +131,9 @@ def _answers(
     return found
 
 
-def _answered(line: Line) -> list[str]:
-    """Ids of the calls whose results a line carries."""
-    found = [block.get("tool_use_id") for block in blocks(line, "tool_result")]
+def _named(line: Line, kind: str, field: str) -> list[str]:
+    """A field of the line's blocks of one kind: ids of calls, or of the calls that results answer."""
+    found = [block.get(field) for block in line.blocks if isinstance(block, dict) and block.get("type") == kind]
     return [call for call in found if isinstance(call, str)]
 
 

@@ -112,7 +112,7 @@ class _Line:
         """What is kept of the line: its place, its envelope, and what else is named."""
         if self.bare:
             return {"n": self.number, "bare": True, **fields}
-        return {"n": self.number, "line": {k: v for k, v in self.value.items() if k != "payload"}, **fields}
+        return {"n": self.number, "line": _without(self.value, "payload"), **fields}
 
 
 class _Mirrors:
@@ -392,7 +392,9 @@ def _count(value: Any) -> int:
 
 
 def _without(value: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k != name}
+    rest = value.copy()
+    rest.pop(name, None)
+    return rest
 
 
 CODEX = Format(
