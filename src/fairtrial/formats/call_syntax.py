@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -241,6 +242,11 @@ def python_value(node: ast.AST) -> Any:
     raise ValueError(f"{type(node).__name__} is no plain value")
 
 
+@cache
+def _closing(ticks: int) -> re.Pattern[str]:
+    return re.compile(rf"^[ \t]*`{{{ticks},}}[ \t\r]*$", re.MULTILINE)
+
+
 def fences(text: str) -> list[Fence]:
     """The fenced blocks of a text in order. The text after the last one is `text[blocks[-1].span[1]:]`.
 
@@ -256,7 +262,7 @@ def fences(text: str) -> list[Fence]:
         ticks, word = opening[1] or opening[4], opening[2] or opening[5] or ""
         start = opening.start(1) if opening[1] else opening.start(4)
         body = opening.end()
-        closing = re.compile(rf"^[ \t]*`{{{len(ticks)},}}[ \t\r]*$", re.MULTILINE).search(text, body)
+        closing = _closing(len(ticks)).search(text, body)
         if closing is not None:
             stop, at = max(body, closing.start() - 1), closing.start() + len(closing[0].rstrip())
         else:

@@ -16,6 +16,7 @@ from fairtrial.core.ids import digest
 from fairtrial.formats.format import Gather, Notes, Numbered
 from fairtrial.formats.items import Item
 
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _TOKENS: dict[str, tuple[tuple[str, ...], ...]] = {
     "input_tokens": (("prompt_tokens",), ("input_tokens",)),
     "output_tokens": (("completion_tokens",), ("output_tokens",)),
@@ -126,7 +127,7 @@ def row_id(space: str, value: Any, id: Any) -> tuple[str, dict[str, Any]]:
     """A row's id and what to say of it: the source's, or one made of the value."""
     if (isinstance(id, str) and id) or (isinstance(id, int) and not isinstance(id, bool)):
         return str(id), {}
-    return f"{space}-{digest(value)[:16]}", {"id": "made"}
+    return f"{space}-{digest(orjson.dumps(value, option=_SORTED))[:16]}", {"id": "made"}
 
 
 def gathered(is_event: Callable[[Any], bool]) -> Gather:

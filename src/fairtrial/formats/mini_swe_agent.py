@@ -85,9 +85,10 @@ def _items(items: list[Item], model: str | None) -> tuple[list[Item], list[dict[
     call: int | None = None
     acted = False
     for item in items:
-        fields = at(item, "extra", NAME, "fields")
-        own = at(fields, "extra")
-        if not item.get("joined") and (stamp := iso(at(own, "timestamp"))) is not None:
+        extra = item.get("extra")
+        fields = None if extra is None else at(extra, NAME, "fields")
+        own = None if fields is None else at(fields, "extra")
+        if own is not None and not item.get("joined") and (stamp := iso(at(own, "timestamp"))) is not None:
             item["timestamp"] = stamp
         if item["class_"] in ACTIONS:
             acted = True
@@ -110,6 +111,8 @@ def _items(items: list[Item], model: str | None) -> tuple[list[Item], list[dict[
 
 
 def _model_call(fields: Any, own: Any, model: str | None) -> dict[str, Any] | None:
+    if own is None:
+        return None
     response = at(own, "response") or (fields if isinstance(at(fields, "output"), list) else None)
     named = at(response, "model")
     model = named if isinstance(named, str) else model
@@ -131,7 +134,7 @@ def _fenced(item: Item, own: Any) -> list[Item]:
     [block] = found
     before, after = said[: block.span[0]], said[block.span[1] :]
     thought = before.rstrip()
-    extra = dict(at(item, "extra", NAME) or {})
+    extra = dict(at(item.get("extra"), NAME) or {})
     extra["fence"] = {"word": block.word, "before": before[len(thought) :]}
     if f"```{block.word}\n{block.body}\n```" != said[slice(*block.span)]:
         extra["content"] = said
@@ -148,7 +151,7 @@ def _fenced(item: Item, own: Any) -> list[Item]:
 
 def _failed(item: Item, own: Any) -> bool | None:
     """Whether a result's return code tells of a failure."""
-    code_ = at(own, "returncode")
+    code_ = None if own is None else at(own, "returncode")
     if type(code_) is int:
         return code_ != 0
     said = item.get("content", "")
