@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairtrial.formats.codex import CODEX
-from fairtrial.formats.format import Notes, Numbered, RowError, decode
+from fairtrial.formats.format import Notes, Numbered, RowError, Skip, decode
 
 NS = "codex"
 ID = "019a8c3e-11f0-7b52-9d1e-3c5d0a9b7e01"
@@ -288,8 +288,10 @@ def test_no_line_is_lost_whatever_happens_to_the_file(data):
         try:
             row = decode(CODEX, rollout.value, Notes())
         except RowError as error:
-            assert str(error) == "no message in the whole file"
+            assert str(error).startswith("not the lines of")
             continue
+        if isinstance(row, Skip):
+            continue  # no message is left; whoever reads it has the lines
         assert list(map(key, CODEX.encode(row, Notes()))) == list(map(key, lines))
 
 

@@ -229,6 +229,9 @@ def _write_tool(schema: Any, own: dict[str, Any] | None = None) -> dict[str, Any
 def _encode(row: Row, notes: Notes) -> Iterator[dict[str, Any]]:
     own = kept(row, NS)
     request: dict[str, Any] = dict(own.get("rest", {}))
+    tell_what_is_left_out(row, notes, "a Messages request")
+    for below in row.get("subagents") or ():
+        notes.drop("a sub-agent's run: a Messages request has no place for it", orjson.dumps(below).decode())
     if not own:
         _tell(row, notes, request)
         request["id"] = row["id"]
@@ -290,14 +293,12 @@ def _write_message(role: Role, items: list[Item], notes: Notes) -> dict[str, Any
 
 def _tell(row: Row, notes: Notes, request: dict[str, Any]) -> None:
     """What a row of another format loses here; its model is written where all calls share one."""
-    tell_what_is_left_out(row, notes, "a Messages request")
     models = {call["model"] for call in row.get("model_calls") or ()}
     if len(models) == 1:
         request["model"] = models.pop()
     if row.get("model_calls"):
-        notes.drop("usage and tokens of calls: a Messages request has no place for them", str(len(row["model_calls"])))
-    for below in row.get("subagents") or ():
-        notes.drop("a sub-agent's run: a Messages request has no place for it", orjson.dumps(below).decode())
+        used = orjson.dumps(row["model_calls"]).decode()
+        notes.drop("usage and tokens of calls: a Messages request has no place for them", used)
     for item in row["content"]:
         if (
             item["class_"] == "text_observation"

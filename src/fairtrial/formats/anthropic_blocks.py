@@ -414,7 +414,7 @@ def visible(block: Any) -> str:
 
 
 def _collect(value: Any, found: list[str], depth: int) -> None:
-    if isinstance(value, list):
+    if isinstance(value, list) and depth > 0:
         for part in value:
             _collect(part, found, depth - 1)
     elif isinstance(value, dict) and depth > 0:

@@ -93,7 +93,7 @@ def _claims(path: Path) -> bool:
 def _companions(path: Path) -> Iterator[Path]:
     """Files of sub-agents: in `<session>/subagents/`, in older versions beside the session's file."""
     yield from sorted((path.with_suffix("") / "subagents").rglob("agent-*.jsonl"))
-    if not path.name.startswith("agent-"):
+    if len(path.stem) == 36 and path.stem.count("-") == 4:  # a session's uuid
         for other in sorted(path.parent.glob("agent-*.jsonl")):
             if _first(other).get("sessionId") == path.stem:
                 yield other
@@ -157,7 +157,9 @@ def _decode(value: Any, notes: Notes) -> Row | Skip:
     if len(lines) == 1 and set(lines[0].value) == {"part of"}:
         return Skip("a sub-agent's file, imported with its session")
     if not any(line.shown for line in lines):
-        raise RowError("no message in the whole file")
+        if any(_likes(line.value) for line in lines):
+            return Skip("a session without a message")
+        raise RowError("not the lines of a session")
     main = [line for line in lines if not _side(line)]
     agents: dict[str, _Agent] = {}
     if any(line.shown for line in main):

@@ -26,7 +26,7 @@ from fairtrial.formats.codex_parts import (
     output_items,
     reasoning_of,
 )
-from fairtrial.formats.format import Format, Notes, Numbered, Row, RowError
+from fairtrial.formats.format import Format, Notes, Numbered, Row, RowError, Skip
 from fairtrial.formats.items import Item, text
 
 _KINDS = frozenset({"session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state"})
@@ -62,7 +62,7 @@ def _gather(values: Iterator[Numbered]) -> Iterator[Numbered]:
         yield Numbered(lines[0][0], {"lines": lines})
 
 
-def _decode(value: Any, notes: Notes) -> Row:
+def _decode(value: Any, notes: Notes) -> Row | Skip:
     pairs = list(enumerate(value, 1)) if isinstance(value, list) else value.get("lines")
     if not isinstance(pairs, list):
         raise RowError("not the lines of a rollout")
@@ -72,7 +72,9 @@ def _decode(value: Any, notes: Notes) -> Row:
         run.take(line)
     run.close()
     if not run.content:
-        raise RowError("no message in the whole file")
+        if any(_likes(line.value) for line in lines):
+            return Skip("a rollout without a message")
+        raise RowError("not the lines of a rollout")
     own: dict[str, Any] = {"other": run.other}
     if run.id is None:
         values = orjson.dumps([line for _, line in pairs], option=orjson.OPT_SORT_KEYS)

@@ -20,11 +20,11 @@ def encode(row: Row, notes: Notes) -> Iterator[dict[str, Any]]:
     """The rollout's lines, in the order of the file that it came from."""
     own = kept(row, NS)
     writer = _Writer(row, notes)
+    tell_what_is_left_out(row, notes, "a Codex rollout", frozenset({"timestamp"}))
+    for name in ("tools", "subagents"):
+        for value in row.get(name) or ():
+            notes.drop(f"{name}: a Codex rollout does not say them", orjson.dumps(value).decode())
     if not own:
-        tell_what_is_left_out(row, notes, "a Codex rollout", frozenset({"timestamp"}))
-        for name in ("tools", "subagents"):
-            for value in row.get(name) or ():
-                notes.drop(f"{name}: a Codex rollout does not say them", orjson.dumps(value).decode())
         writer.head()
     for segment, is_own in _segments(row["content"]):
         if is_own:
