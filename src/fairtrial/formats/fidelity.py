@@ -76,7 +76,7 @@ def there_and_back(format: Format, row: Row) -> Row:
     if format.encode is None or format.decode is None:
         raise RowError(f"{format.name} cannot be written and read")
     back: Row | None = None
-    for value in _gathered(format, list(format.encode(row, Notes()))):
+    for value in gathered(format, list(format.encode(row, Notes()))):
         read = decode(format, value, Notes())
         if isinstance(read, Skip):
             raise RowError(f"{format.name} leaves out what it wrote: {read.reason}")
@@ -86,7 +86,8 @@ def there_and_back(format: Format, row: Row) -> Row:
     return back
 
 
-def _gathered(format: Format, values: list[Any]) -> Iterator[Any]:
+def gathered(format: Format, values: list[Any]) -> Iterator[Any]:
+    """A file's values as `decode` takes them: grouped where the format groups them. Raises RowError for a problem."""
     numbered: Iterable[Numbered] = (Numbered(line, value) for line, value in enumerate(values, 1))
     for read in format.gather(iter(numbered)) if format.gather else numbered:
         if read.problem is not None:
@@ -99,8 +100,8 @@ def _compare_rows(
 ) -> None:
     apart = {"content", "subagents"}
     _compare_leaves(
-        _leaves({k: v for k, v in before.items() if k not in apart}, path),
-        _leaves({k: v for k, v in after.items() if k not in apart}, path),
+        _leaves({k: _tools(v) if k == "tools" else v for k, v in before.items() if k not in apart}, path),
+        _leaves({k: _tools(v) if k == "tools" else v for k, v in after.items() if k not in apart}, path),
         counts,
         gone,
         new,
@@ -112,6 +113,17 @@ def _compare_rows(
         _compare_rows(row, below.pop(row["id"], {}), counts, gone, new, f"{path}subagents.")
     for row in below.values():
         _compare_rows({}, row, counts, gone, new, f"{path}subagents.")
+
+
+def _tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tools offered with each schema as one leaf: its size says nothing of what the agent did."""
+    return [
+        {**{key: value for key, value in function.items() if key != "parameters"}, "parameters": repr(schema)}
+        if (schema := function.get("parameters")) is not None
+        else dict(function)
+        for tool in tools
+        for function in (tool["function"] if isinstance(tool.get("function"), dict) else tool,)
+    ]
 
 
 def _item_leaves(item: Item | None, path: str) -> dict[str, tuple[str, Any]]:
