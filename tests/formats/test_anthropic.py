@@ -232,10 +232,10 @@ def test_results_of_parallel_calls_share_one_turn_and_calls_get_ids():
 def test_what_it_has_no_place_for_is_told():
     notes = Notes()
     row = read(session())
-    row |= {"extra": {}, "reward": 1.0}
+    row |= {"extra": {"other": {"x": 1}}, "reward": 1.0}
     row["content"][0]["timestamp"] = "2026-01-01"
     list(ANTHROPIC.encode(row, notes))
-    assert {reason.split(":")[0] for reason, _ in notes.dropped} == {"reward", "timestamp of items"}
+    assert {reason.split(":")[0] for reason, _ in notes.dropped} == {"reward", "timestamp of items", "what other keeps"}
 
 
 def bare(row):

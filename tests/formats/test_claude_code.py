@@ -369,7 +369,7 @@ def key(line):
 
 
 @given(st.data())
-@settings(max_examples=250)
+@settings(max_examples=150)
 def test_no_line_is_lost_whatever_happens_to_the_file(data):
     lines = [
         line

@@ -229,7 +229,7 @@ def _write_tool(schema: Any, own: dict[str, Any] | None = None) -> dict[str, Any
 def _encode(row: Row, notes: Notes) -> Iterator[dict[str, Any]]:
     own = kept(row, NS)
     request: dict[str, Any] = dict(own.get("rest", {}))
-    tell_what_is_left_out(row, notes, "a Messages request")
+    tell_what_is_left_out(row, notes, NS, "a Messages request")
     for below in row.get("subagents") or ():
         notes.drop("a sub-agent's run: a Messages request has no place for it", orjson.dumps(below).decode())
     if not own:

@@ -79,8 +79,15 @@ def _with_ids(content: Iterable[Item]) -> Iterable[Item]:
         last = item
 
 
-def tell_what_is_left_out(row: Row, notes: Notes, what: str, holds: frozenset[str] = frozenset()) -> None:
-    """Notes every field of a row that a format of messages has no place for. `holds`: those that it has one for."""
+def tell_what_is_left_out(row: Row, notes: Notes, ns: str, what: str, holds: frozenset[str] = frozenset()) -> None:
+    """Notes every field of a row that a format of messages has no place for. `holds`: those that it has one for.
+
+    `what` is the format for people; `ns` its name, under which `extra` is its own.
+    """
+    for part in (row, *row["content"]):
+        for name, fields in (part.get("extra") or {}).items():
+            if name != ns:
+                notes.drop(f"what {name} keeps: {what} has no place for it", _json(fields))
     for name in row.keys() - _HELD - holds:
         if row[name]:
             notes.drop(f"{name}: {what} has no place for it", _json(row[name]))

@@ -30,7 +30,7 @@ def encode(row: Row, notes: Notes) -> Iterator[dict[str, Any]]:
 def _collect(top: Row, row: Row, notes: Notes, main: list[tuple[int, Any]], after: list[Any], side: bool) -> None:
     own = kept(row, NS)
     held = {"timestamp", "loss"} if own else {"timestamp"}  # its own errors are marked as nothing to learn
-    tell_what_is_left_out(row, notes, "a Claude Code session", frozenset(held))
+    tell_what_is_left_out(row, notes, NS, "a Claude Code session", frozenset(held))
     if row.get("tools"):
         notes.drop("the tools offered: a Claude Code session does not say them", orjson.dumps(row["tools"]).decode())
     lines = [(number, value) for number, value in own.get("other", ())]

@@ -20,7 +20,7 @@ def encode(row: Row, notes: Notes) -> Iterator[dict[str, Any]]:
     """The rollout's lines, in the order of the file that it came from."""
     own = kept(row, NS)
     writer = _Writer(row, notes)
-    tell_what_is_left_out(row, notes, "a Codex rollout", frozenset({"timestamp"}))
+    tell_what_is_left_out(row, notes, NS, "a Codex rollout", frozenset({"timestamp"}))
     for name in ("tools", "subagents"):
         for value in row.get(name) or ():
             notes.drop(f"{name}: a Codex rollout does not say them", orjson.dumps(value).decode())
