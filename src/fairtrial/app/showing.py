@@ -192,7 +192,8 @@ def _line(item: Item) -> str:
         return f"agent runs ({item.language}): {printable(item.content, 2000)}"
     if isinstance(item, ApiAction):
         given = item.malformed or ", ".join(f"{key}={value!r}" for key, value in item.kwargs.items())
-        return f"agent calls {printable(item.function, 200)}({printable(given, 2000)})"
+        broken = "   [malformed arguments]" if item.malformed is not None else ""
+        return f"agent calls {printable(item.function, 200)}({printable(given, 2000)}){broken}"
     if isinstance(item, TextObservation):
         name = f" {printable(item.name, 60)}" if item.name else ""
         return f"{item.source}{name}{' (error)' if item.is_error else ''}: {printable(item.content, 2000)}"

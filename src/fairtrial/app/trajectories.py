@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from fairtrial.app.cli import print_json
 from fairtrial.core.errors import UserError, did_you_mean
@@ -137,7 +139,15 @@ def _print_import(place: Path, collection: Collection, summary: Summary, card: b
     if summary.errors > len(summary.first_problems):
         _say(f"  ... all of them: {place / 'problems.jsonl'}")
     if card:
-        _say(f"quality card: {place / 'quality.html'}")
+        _print_gates(place)
+
+
+def _print_gates(place: Path) -> None:
+    gates = orjson.loads((place / "quality.json").read_bytes())["gates"]
+    broken = {name: gate for name, gate in gates.items() if gate["failed"]}
+    _say(f"gates: {len(gates) - len(broken)} of {len(gates)} hold; quality card: {place / 'quality.html'}")
+    for name, gate in broken.items():
+        _say(f"  {name}: {gate['failed']:,} trajectories fail; {gate['passes']}")
 
 
 def _say_text(text: Ledgers) -> None:
@@ -255,7 +265,7 @@ def _run_rows(path: Path, arm: str | None) -> Iterator[Row]:
 
 def _say_written(out: Path, format: str, written: Written, as_json: bool) -> None:
     if as_json:
-        print_json({"out": str(out), "format": format, **asdict(written)})
+        print_json({"out": str(out), "format": format, **written.to_json()})
         return
     _say(f"{out}: {written.trajectories:,} trajectories as {written.values:,} values of {format}")
     for reason, count in written.refused.most_common():

@@ -40,6 +40,17 @@ class Written:
         return sum(self.refused.values()) / total if total else 0.0
 
 
+    def to_json(self) -> dict[str, Any]:
+        """The counts."""
+        return {
+            "trajectories": self.trajectories,
+            "values": self.values,
+            "refused": dict(self.refused),
+            "flaws": dict(self.flaws),
+            "text": self.text.to_json(),
+        }
+
+
 def rows_of(path: Path) -> Iterator[Row]:
     """Trajectories of a collection, or of a file in any readable format.
 

@@ -95,6 +95,10 @@ class Ledgers:
             for reason, text in entries:
                 total[reason] += len(text)
 
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """Characters by reason."""
+        return {"dropped": dict(self.dropped), "rewritten": dict(self.rewritten), "invented": dict(self.invented)}
+
 
 @dataclass(frozen=True, slots=True)
 class Numbered:

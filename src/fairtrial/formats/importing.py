@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +57,21 @@ class Summary:
         """Errors as a share of the values read; values left out by a format's own rules are no errors."""
         return self.errors / self.values if self.values else 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        """The counts, without the first problems."""
+        return {
+            "values": self.values,
+            "trajectories": self.trajectories,
+            "items": self.items,
+            "rejected": self.rejected,
+            "flawed": self.flawed,
+            "redacted": self.redacted,
+            "skipped": dict(self.skipped),
+            "flaws": dict(self.flaws),
+            "text": self.text.to_json(),
+            "formats": dict(self.formats),
+        }
+
 
 def import_trajectories(
     target: str,
@@ -82,7 +97,7 @@ def import_trajectories(
             work = _Import(
                 stack.enter_context(whole_file(temporary / TRAJECTORIES)),
                 stack.enter_context(whole_file(temporary / PROBLEMS)),
-                Card() if card else None,
+                Card(target if target.startswith(HUB) else Path(target).name) if card else None,
             )
             for file in found:
                 work.file(file, options)
@@ -150,7 +165,12 @@ class _Import:
         origin = {"imported from": f"{reading.file}:{reading.line}", "as": self._format}
         extra: dict[str, Any] = row.get("extra") or {}
         row = {**row, "extra": {**extra, "fairtrial": extra.get("fairtrial", origin)}}
-        line = self._line(row)
+        try:
+            line = self._line(row)
+        except TypeError:  # orjson's own limit on depth
+            summary.rejected += 1
+            self._tell(reading, "rejected", "nested too deeply to be written")
+            return
         self._trajectories.write(line)
         summary.trajectories += 1
         summary.items += len(row["content"])
@@ -182,7 +202,10 @@ class _Import:
 
     def _raw(self, value: Any) -> dict[str, Any]:
         """The refused value itself, so that nothing is lost: as JSON, else as text, else as base64."""
-        content = value if isinstance(value, bytes) else orjson.dumps(value)
+        try:
+            content = value if isinstance(value, bytes) else orjson.dumps(value)
+        except TypeError:
+            return {"value": "(nested too deeply to be copied)"}
         if len(content) > _RAW_LIMIT:
             return {"bytes": len(content)}
         if not isinstance(value, bytes):
@@ -202,14 +225,12 @@ class _Import:
                 file.write(orjson.dumps(self._card.to_json(), option=orjson.OPT_INDENT_2))
             with whole_file(folder / "quality.html") as file:
                 file.write(self._card.to_html().encode())
-        counts = asdict(self.summary)
-        del counts["first_problems"]
         manifest = {
             "fairtrial": __version__,
             "source": target if target.startswith(HUB) else Path(target).name,
             "files": [_described(file) for file in found if isinstance(file, SourceFile)],
             "settings": {"faithful": options.faithful, "endings": options.endings},
-            **counts,
+            **self.summary.to_json(),
         }
         with whole_file(folder / MANIFEST) as file:
             file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
