@@ -1,8 +1,8 @@
 """Logs of Inspect AI (read: 0.3.285, log version 2), .eval and .json: one trajectory per sample and epoch.
 
 The sample's messages are the trajectory. Its model events give the model calls, the tools offered and the times; a
-conversation that only events show (a sub-agent, a grader) becomes a sub-agent run. Events that repeat the messages are
-listed as dropped, all others are kept.
+conversation that only events show (a grader, an agent used as a tool) is kept in them, each of its messages once.
+Events that repeat the messages are listed as dropped, all others are kept.
 """
 
 from __future__ import annotations

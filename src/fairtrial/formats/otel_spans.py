@@ -64,9 +64,13 @@ def _otlp(resources: list[Any], scopes: tuple[str, ...], leaf: str, make: Any) -
             if not isinstance(scoped, dict):
                 continue
             about = _about(resource.get("resource"), scoped.get("scope") or scoped.get("instrumentationLibrary"))
-            for element in scoped.get(leaf) or scoped.get("log_records") or ():
+            for element in _list(scoped.get(leaf) or scoped.get("log_records")):
                 if isinstance(element, dict) and _ids(element) is not None:
                     yield make(element, about)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _about(resource: Any, scope: Any) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def _span(value: dict[str, Any], about: dict[str, Any]) -> Span:
         "end": _first(value, "endTimeUnixNano", "end_time_unix_nano", "end_time", "endTime"),
         "failed": code in ("2", "ERROR", "STATUS_CODE_ERROR"),
         "attributes": attributes_of(value.get("attributes")),
-        "events": [_event(event) for event in value.get("events") or () if isinstance(event, dict)],
+        "events": [_event(event) for event in _list(value.get("events")) if isinstance(event, dict)],
         "about": about,
     }
     if isinstance(told.get("message") or told.get("description"), str):
@@ -177,7 +181,7 @@ def _any(value: Any) -> Any:
         return int(inner) if isinstance(inner, str) and inner.lstrip("-").isdigit() else inner
     if kind in ("arrayValue", "array_value"):
         values = inner.get("values") if isinstance(inner, dict) else None
-        return [_any(element) for element in values or ()]
+        return [_any(element) for element in _list(values)]
     if kind in ("kvlistValue", "kvlist_value"):
         return attributes_of(inner.get("values") if isinstance(inner, dict) else None)
     if kind.endswith(("Value", "_value")):
