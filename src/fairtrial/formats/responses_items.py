@@ -260,6 +260,8 @@ class _Reader:
         content = value.get(key)
         made: list[Item] = []
         for part in content if isinstance(content, list) and content else [content]:
+            item: Item
+            own: dict[str, Any]
             if part is content and (part is None or isinstance(part, str)):
                 item, own = {"class_": "text_observation", "content": part or ""}, {}
             else:
