@@ -50,7 +50,11 @@ def test_import_show_export(traces: Path) -> None:
     exported = fairtrial("export", "imported/traces", "back.jsonl", "--to", "openai-chat", cwd=traces)
     assert exported.returncode == 0, exported.stderr
     back = [json.loads(line) for line in (traces / "back.jsonl").read_text().splitlines()]
-    assert [row["messages"] for row in back] == [TALK, TALK[:2] + TALK[-1:]]
+    arguments = back[0]["messages"][2]["tool_calls"][0]["function"].pop("arguments")
+    assert json.loads(arguments) == {"command": "ls"}
+    talk = json.loads(json.dumps(TALK))
+    del talk[2]["tool_calls"][0]["function"]["arguments"]
+    assert [row["messages"] for row in back] == [talk, TALK[:2] + TALK[-1:]]
 
 
 def test_errors_above_the_budget_are_exit_code_3(traces: Path) -> None:
@@ -73,7 +77,8 @@ def test_errors_above_the_budget_are_exit_code_3(traces: Path) -> None:
         (["import"], 2, "name what to import"),
         (["import", "traces.jsonl", "--as", "opanai-chat"], 2, 'did you mean "openai-chat"'),
         (["export", "traces.jsonl", "x.jsonl"], 2, "say as what: --to FORMAT"),
-        (["export", "traces.jsonl", "x.jsonl", "--to", "codex"], 2, "codex can be read only"),
+        (["export", "traces.jsonl", "x.jsonl", "--to", "langfuse"], 2, "langfuse can be read only"),
+        (["export", "traces.jsonl", "x.jsonl", "--to", "codex"], 2, "name a new folder"),
         (["export", "nothing.jsonl", "x.jsonl", "--to", "adp"], 2, "no such file"),
         (["show", "traces.jsonl"], 2, ""),
     ],

@@ -121,7 +121,18 @@ def test_a_collection_can_be_exported_and_read_again(tmp_path):
         assert (written.trajectories, written.values) == (1, 1)
         (row,) = rows_of(tmp_path / name)
         assert row["content"] == next(collection.rows())["content"]
-    assert json.loads((tmp_path / "b.json").read_text())[0]["messages"] == talk["messages"]
+    (back,) = json.loads((tmp_path / "b.json").read_text())
+    assert [message["content"] for message in back["messages"]] == ["hi", "hello", "look", "a.txt"]
+
+
+def test_sessions_are_written_one_file_each(tmp_path):
+    collection, _ = run(lines(tmp_path / "a.jsonl", chat(id="a/b"), chat(id="a-b")), tmp_path / "out")
+    written = export_trajectories(collection.rows(), tmp_path / "sessions", named("codex"))
+    files = sorted((tmp_path / "sessions").iterdir())
+    assert written.trajectories == len(files) == 2 and files[1].name == "a-b.jsonl"
+    for file in files:
+        (row,) = rows_of(file)
+        assert [item["content"] for item in row["content"]] == ["hi", "hello"]
 
 
 def test_export_says_what_it_cannot_do(tmp_path):
@@ -129,7 +140,7 @@ def test_export_says_what_it_cannot_do(tmp_path):
     with pytest.raises(UserError, match=r"name it \.jsonl or \.json"):
         export_trajectories(collection.rows(), tmp_path / "b.csv", named("openai-chat"))
     with pytest.raises(UserError, match="can be read only"):
-        export_trajectories(collection.rows(), tmp_path / "b.jsonl", named("codex"))
+        export_trajectories(collection.rows(), tmp_path / "b.jsonl", named("langfuse"))
     assert not (tmp_path / "b.csv").exists() and not (tmp_path / "b.jsonl").exists()
     with pytest.raises(UserError, match="import it first"):
         list(rows_of(lines(tmp_path / "bad.jsonl", chat(), "{")))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,10 +16,11 @@ import orjson
 import zstandard
 
 from fairtrial.core.errors import UserError
+from fairtrial.core.ids import digest
 from fairtrial.formats.collection import Collection
 from fairtrial.formats.format import Format, Ledgers, Notes, Row, RowError
 from fairtrial.formats.reading import Options, one_line_of, read
-from fairtrial.store import whole_file
+from fairtrial.store import storing, whole_file
 
 _SHOWN = 10
 
@@ -38,7 +42,6 @@ class Written:
         """Refused trajectories as a share of all."""
         total = self.trajectories + sum(self.refused.values())
         return sum(self.refused.values()) / total if total else 0.0
-
 
     def to_json(self) -> dict[str, Any]:
         """The counts."""
@@ -70,26 +73,30 @@ def rows_of(path: Path) -> Iterator[Row]:
 def export_trajectories(rows: Iterable[Row], out: Path, format: Format, *, endings: bool = False) -> Written:
     """Write rows as `format` to `out`: .jsonl (one value a line), .json (an array); .zst compresses.
 
-    The file appears when it is complete. Raises UserError for a format that cannot be written or another ending.
+    Formats of one file a session (claude-code, codex) get a new folder. What is written appears when it is complete.
+    Raises UserError for a format that cannot be written and for another ending.
     """
     if format.encode is None:
         raise UserError(f"{format.name} can be read only; fairtrial import --formats lists what can be written")
+    written = Written()
+    if format.sessions:
+        _write_sessions(rows, out, format, endings, written)
+        return written
     ending = out.name.removesuffix(".zst").rpartition(".")[2]
     if ending not in ("jsonl", "json"):
         raise UserError(f"{out}: name it .jsonl or .json (or with .zst behind)")
-    written = Written()
     with ExitStack() as stack:
         file = cast("BinaryIO", stack.enter_context(whole_file(out)))
         if out.name.endswith(".zst"):
             compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
             file = cast("BinaryIO", stack.enter_context(compressor.stream_writer(file, closefd=False)))
-        lines = _encoded(rows, format, endings, written)
+        encoded = (value for row in rows for value in _encoded(row, format, endings, written))
         if ending == "jsonl":
-            for value in lines:
-                file.write(orjson.dumps(value) + b"\n")
+            for value in encoded:
+                file.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
         else:
             before = b"[\n"
-            for value in lines:
+            for value in encoded:
                 file.write(before + orjson.dumps(value))
                 before = b",\n"
             file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
@@ -99,21 +106,45 @@ def export_trajectories(rows: Iterable[Row], out: Path, format: Format, *, endin
     return written
 
 
-def _encoded(rows: Iterable[Row], format: Format, endings: bool, written: Written) -> Iterator[Any]:
+def _write_sessions(rows: Iterable[Row], out: Path, format: Format, endings: bool, written: Written) -> None:
+    """One file for each trajectory, in a new folder."""
+    if out.exists() or out.suffix:
+        raise UserError(f"{out}: {format.name} is one file a session; name a new folder")
+    temporary = out.with_name(f".tmp-{secrets.token_hex(8)}")
+    try:
+        with storing(out):
+            temporary.mkdir(parents=True)
+            for row in rows:
+                values = _encoded(row, format, endings, written)
+                if values:
+                    with whole_file(temporary / f"{_file_name(row['id'])}.jsonl") as file:
+                        file.writelines(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _file_name(id: str) -> str:
+    """The id as a file's name; ids that a file system cannot hold, or that another id would share, get a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", id)[:100].lstrip(".-")
+    return plain if plain == id else f"{plain or 'session'}-{digest(id)[:12]}"
+
+
+def _encoded(row: Row, format: Format, endings: bool, written: Written) -> list[Any]:
+    """The values of one trajectory; none where the format cannot hold it, which is counted."""
     assert format.encode is not None
-    for row in rows:
-        notes = Notes(endings=endings)
-        try:
-            values = list(format.encode(row, notes))
-        except RowError as error:
-            reason = one_line_of(error)
-            written.refused[reason] += 1
-            if len(written.first_problems) < _SHOWN:
-                written.first_problems.append(f"{row['id']}: {reason}")
-            continue
-        written.trajectories += 1
-        written.values += len(values)
-        for code, _ in notes.flaws:
-            written.flaws[code] += 1
-        written.text.count(notes)
-        yield from values
+    notes = Notes(endings=endings)
+    try:
+        values = list(format.encode(row, notes))
+    except RowError as error:
+        reason = one_line_of(error)
+        written.refused[reason] += 1
+        if len(written.first_problems) < _SHOWN:
+            written.first_problems.append(f"{row['id']}: {reason}")
+        return []
+    written.trajectories += 1
+    written.values += len(values)
+    for code, _ in notes.flaws:
+        written.flaws[code] += 1
+    written.text.count(notes)
+    return values

@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from fairtrial.core.errors import StorageError, UserError
+from fairtrial.core.errors import UserError
 from fairtrial.core.ids import file_digest
 from fairtrial.core.redact import Redactor
 from fairtrial.formats.collection import MANIFEST, PROBLEMS, TRAJECTORIES, Collection
 from fairtrial.formats.format import Ledgers, Row
 from fairtrial.formats.gates import Card
 from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_file
-from fairtrial.store import whole_file
+from fairtrial.store import storing, whole_file
 
 _RAW_LIMIT = 1 << 20
 """Bytes of a refused value that are copied into the list of problems; a longer one is named by its place."""
@@ -92,8 +92,8 @@ def import_trajectories(
     found = find(target, options)
     temporary = out.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        temporary.mkdir(parents=True)
-        with ExitStack() as stack:
+        with storing(out), ExitStack() as stack:
+            temporary.mkdir(parents=True)
             work = _Import(
                 stack.enter_context(whole_file(temporary / TRAJECTORIES)),
                 stack.enter_context(whole_file(temporary / PROBLEMS)),
@@ -103,12 +103,11 @@ def import_trajectories(
                 work.file(file, options)
                 if progress is not None:
                     progress(work.summary, file.file if isinstance(file, Reading) else file.name)
-        work.finish(temporary, found, options, target)
-        if replace and out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        with storing(out):
+            work.finish(temporary, found, options, target)
+            if replace and out.exists():
+                shutil.rmtree(out)
+            temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Collection.open(out), work.summary

@@ -34,7 +34,9 @@ def chat_likeness(messages: Any) -> int:
         return 0
     calls = False
     for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in CHAT_ROLES:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return 0
+        if message["role"] not in CHAT_ROLES:
             return 0
         content = message.get("content")
         if isinstance(content, list):
