@@ -13,7 +13,9 @@ TOLD = ["Be brief.", "Weather in Oslo?", "weather", "rain", "It rains."]
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather in Oslo?"}]
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}]
 SAID = {"role": "assistant", "content": "I look.", "tool_calls": CALLS}
+DONE = {"role": "assistant", "content": "It rains."}
 RAIN = {"role": "tool", "tool_call_id": "c1", "content": "rain"}
+SNAKE = {"parentObservationId": "parent_observation_id", "startTime": "start_time", "traceId": "trace_id"}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 
 
@@ -32,7 +34,7 @@ def observations():
         observation("o2", "GENERATION", 1, {"messages": ASK, "tools": TOOLS}, SAID, model="gpt-5",
                     modelParameters={"temperature": 0.5}, usageDetails=usage, costDetails={"total": 0.25}),
         observation("o3", "TOOL", 2, {"city": "Oslo"}, "rain", name="weather"),
-        observation("o4", "GENERATION", 3, [*ASK, SAID, RAIN], {"role": "assistant", "content": "It rains."}, model="gpt-5",
+        observation("o4", "GENERATION", 3, [*ASK, SAID, RAIN], DONE, model="gpt-5",
                     usage={"input": 20, "output": 5, "unit": "TOKENS"}),
     ]  # fmt: skip
 
@@ -84,7 +86,7 @@ def test_a_trace_with_its_observations_and_scores():
         [{"trace": {k: v for k, v in trace().items() if k != "observations"}, "observations": observations()}],
         observations()[::-1],
         [{"data": observations(), "meta": {"cursor": None}}],
-        [json.loads(json.dumps(one).replace("parentObservationId", "parent_observation_id").replace("startTime", "start_time").replace("traceId", "trace_id")) for one in observations()],
+        [{SNAKE.get(key, key): value for key, value in one.items()} for one in observations()],
         [{**one, "input": json.dumps(one["input"]), "output": json.dumps(one["output"])} for one in observations()],
         [{k: v for k, v in trace().items() if k != "observations"}, *observations()],
     ],
@@ -99,9 +101,8 @@ def test_the_langchain_handlers_messages():
     listed = [*ASK, *({"role": "tool", "content": tool} for tool in TOOLS)]
     calls = [{"name": "weather", "args": {"city": "Oslo"}, "id": "c1", "type": "tool_call"}]
     said = {"role": "assistant", "content": "I look.", "tool_calls": calls, "additional_kwargs": {"refusal": None}}
-    done = {"role": "assistant", "content": "It rains."}
     ((row, _),) = read(
-        observation("o2", "GENERATION", 1, listed, said), observation("o4", "GENERATION", 3, [*ASK, said, RAIN], done)
+        observation("o2", "GENERATION", 1, listed, said), observation("o4", "GENERATION", 3, [*ASK, said, RAIN], DONE)
     )
     assert texts(row) == TOLD
     assert row["tools"] == TOOLS

@@ -24,7 +24,7 @@ ASK = [
 CALL = lc(
     "AIMessage", content="I look.", type="ai", id="lc-1",
     tool_calls=[{"name": "weather", "args": {"city": "Oslo"}, "id": "c1", "type": "tool_call"}],
-    usage_metadata={"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "input_token_details": {"cache_read": 2}},
+    usage_metadata={"input_tokens": 9, "output_tokens": 4, "input_token_details": {"cache_read": 2}},
     response_metadata={"model_name": "gpt-5", "finish_reason": "tool_calls"},
 )  # fmt: skip
 RAIN = lc("ToolMessage", content="rain", type="tool", name="weather", tool_call_id="c1", status="success")
@@ -37,7 +37,8 @@ def run(id, kind, at, inputs, outputs, above=(ROOT,), **more):
     path = [f"20260101T00000{n}000000Z{name}" for n, name in enumerate(above)]
     path = [*path, f"20260101T0000{at:02}000000Z{id}"] if id not in above else path
     return {
-        "id": id, "name": more.pop("name", kind), "run_type": kind, "trace_id": ROOT, "inputs": inputs, "outputs": outputs,
+        "id": id, "name": more.pop("name", kind), "run_type": kind, "trace_id": ROOT,
+        "inputs": inputs, "outputs": outputs,
         "parent_run_id": above[-1] if id not in above else None, "dotted_order": ".".join(path), "error": None,
         "start_time": f"2026-01-01T00:00:{at:02}.000000", "end_time": f"2026-01-01T00:00:{at:02}.500000", "extra": {},
         "session_id": "project", "status": "success", **more,
@@ -168,11 +169,12 @@ def test_runs_of_the_responses_api_and_of_anthropic():
         {"type": "text", "text": "I look."},
         {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}},
     ]
+    called = {"role": "assistant", "content": use}
     back = [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "rain"}]}]
     ((row, _),) = read(
         run(ROOT, "chain", 0, {}, {}),
-        run(ONE, "llm", 1, {"system": "Be brief.", "messages": ask}, {"role": "assistant", "content": use, "stop_reason": "tool_use"}),
-        run(TWO, "llm", 3, {"system": "Be brief.", "messages": [*ask, {"role": "assistant", "content": use}, {"role": "user", "content": back}]},
+        run(ONE, "llm", 1, {"system": "Be brief.", "messages": ask}, {**called, "stop_reason": "tool_use"}),
+        run(TWO, "llm", 3, {"system": "Be brief.", "messages": [*ask, called, {"role": "user", "content": back}]},
             {"role": "assistant", "content": [{"type": "text", "text": "It rains."}]}),
     )  # fmt: skip
     assert texts(row) == TOLD

@@ -44,11 +44,18 @@ def key_values(attributes):
 
 def span(id, parent, name, at, attributes, events=(), trace="5b8a", **rest):
     return {
-        "traceId": trace, "spanId": id, "parentSpanId": parent or "", "name": name, "kind": 1,
-        "startTimeUnixNano": str(at * 10**9), "endTimeUnixNano": str(at * 10**9 + 10**8),
-        "attributes": key_values(attributes), "status": {},
-        "events": [{"name": n, "timeUnixNano": "1", "attributes": key_values(a)} for n, a in events], **rest,
-    }  # fmt: skip
+        "traceId": trace,
+        "spanId": id,
+        "parentSpanId": parent or "",
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": str(at * 10**9),
+        "endTimeUnixNano": str(at * 10**9 + 10**8),
+        "attributes": key_values(attributes),
+        "status": {},
+        "events": [{"name": n, "timeUnixNano": "1", "attributes": key_values(a)} for n, a in events],
+        **rest,
+    }
 
 
 def otlp(*spans):
@@ -58,25 +65,49 @@ def otlp(*spans):
 
 def chat(id, at, prompt, output, structured=False, **more):
     put = (lambda value: value) if structured else json.dumps
-    return span(id, "a", "chat gpt", at, {
-        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt",
-        "gen_ai.response.model": "gpt-5", "gen_ai.request.temperature": 0.5, "gen_ai.usage.input_tokens": 11,
-        "gen_ai.usage.output_tokens": 3, "gen_ai.usage.cache_read.input_tokens": 4,
-        "gen_ai.response.finish_reasons": ["stop"], "gen_ai.system_instructions": put(SYSTEM),
-        "gen_ai.input.messages": put(prompt), "gen_ai.output.messages": put([output]),
-        "gen_ai.tool.definitions": put([TOOL]), **more,
-    })  # fmt: skip
+    return span(
+        id,
+        "a",
+        "chat gpt",
+        at,
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": "gpt",
+            "gen_ai.response.model": "gpt-5",
+            "gen_ai.request.temperature": 0.5,
+            "gen_ai.usage.input_tokens": 11,
+            "gen_ai.usage.output_tokens": 3,
+            "gen_ai.usage.cache_read.input_tokens": 4,
+            "gen_ai.response.finish_reasons": ["stop"],
+            "gen_ai.system_instructions": put(SYSTEM),
+            "gen_ai.input.messages": put(prompt),
+            "gen_ai.output.messages": put([output]),
+            "gen_ai.tool.definitions": put([TOOL]),
+            **more,
+        },
+    )
 
 
 def agent_trace(structured=False):
     return [
         span("a", None, "invoke_agent bot", 1, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "bot"}),
         chat("b", 2, [ASK], CALLED, structured),
-        span("c", "a", "execute_tool weather", 3, {
-            "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "weather", "gen_ai.tool.call.id": "c1",
-            "gen_ai.tool.call.arguments": '{"city": "Oslo"}', "gen_ai.tool.call.result": "rain"}),
+        span(
+            "c",
+            "a",
+            "execute_tool weather",
+            3,
+            {
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": "weather",
+                "gen_ai.tool.call.id": "c1",
+                "gen_ai.tool.call.arguments": '{"city": "Oslo"}',
+                "gen_ai.tool.call.result": "rain",
+            },
+        ),
         chat("d", 4, [ASK, CALLED, RAIN], DONE, structured),
-    ]  # fmt: skip
+    ]
 
 
 def read(format, *values):
@@ -122,13 +153,19 @@ def test_the_python_sdks_console_form_says_the_same():
         values = {pair["key"]: plain(pair["value"]) for pair in one["attributes"]}
         lines.append(
             {
-                "name": one["name"], "context": {"trace_id": "0x5b8a", "span_id": "0x" + one["spanId"], "trace_state": "[]"},
-                "kind": "SpanKind.INTERNAL", "parent_id": "0x" + one["parentSpanId"] if one["parentSpanId"] else None,
+                "name": one["name"],
+                "context": {"trace_id": "0x5b8a", "span_id": "0x" + one["spanId"], "trace_state": "[]"},
+                "kind": "SpanKind.INTERNAL",
+                "parent_id": "0x" + one["parentSpanId"] if one["parentSpanId"] else None,
                 "start_time": f"2026-01-01T00:00:{int(one['startTimeUnixNano']) // 10**9:02}.0Z",
                 "end_time": f"2026-01-01T00:00:{int(one['startTimeUnixNano']) // 10**9:02}.5Z",
-                "status": {"status_code": "UNSET"}, "attributes": values, "events": [], "links": [], "resource": {},
+                "status": {"status_code": "UNSET"},
+                "attributes": values,
+                "events": [],
+                "links": [],
+                "resource": {},
             }
-        )  # fmt: skip
+        )
     assert OTEL_GENAI.likes(lines[1]) > 80
     ((row, _),) = read(OTEL_GENAI, *reversed(lines))
     assert texts(row) == TOLD
@@ -178,20 +215,32 @@ def test_the_events_of_older_versions():
 
 
 def test_prompt_and_completion_events_and_log_records():
-    events = [("gen_ai.content.prompt", {"gen_ai.prompt": json.dumps([{"role": "user", "content": "hi"}])}),
-              ("gen_ai.content.completion", {"gen_ai.completion": json.dumps([{"role": "assistant", "content": "ho"}])})]  # fmt: skip
+    events = [
+        ("gen_ai.content.prompt", {"gen_ai.prompt": json.dumps([{"role": "user", "content": "hi"}])}),
+        ("gen_ai.content.completion", {"gen_ai.completion": json.dumps([{"role": "assistant", "content": "ho"}])}),
+    ]
     ((row, _),) = read(OTEL_GENAI, otlp(span("b", None, "chat m", 1, {"gen_ai.request.model": "m"}, events)))
     assert texts(row) == ["hi", "ho"]
-    record = {"traceId": "5b8a", "spanId": "b", "eventName": "gen_ai.client.inference.operation.details", "attributes":
-              key_values({"gen_ai.input.messages": json.dumps([ASK]), "gen_ai.output.messages": json.dumps([DONE])})}  # fmt: skip
+    record = {
+        "traceId": "5b8a",
+        "spanId": "b",
+        "eventName": "gen_ai.client.inference.operation.details",
+        "attributes": key_values(
+            {"gen_ai.input.messages": json.dumps([ASK]), "gen_ai.output.messages": json.dumps([DONE])}
+        ),
+    }
     logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]}
     ((row, notes),) = read(OTEL_GENAI, logs, otlp(span("b", None, "chat m", 1, {"gen_ai.operation.name": "chat"})))
     assert texts(row) == ["Weather in Oslo?", "It rains."] and not notes.flaws
 
 
 def test_traceloops_flat_attributes():
-    ask = {"gen_ai.prompt.0.role": "system", "gen_ai.prompt.0.content": "Be brief.",
-           "gen_ai.prompt.1.role": "user", "gen_ai.prompt.1.content": '[{"type": "text", "text": "Weather in Oslo?"}]'}  # fmt: skip
+    ask = {
+        "gen_ai.prompt.0.role": "system",
+        "gen_ai.prompt.0.content": "Be brief.",
+        "gen_ai.prompt.1.role": "user",
+        "gen_ai.prompt.1.content": '[{"type": "text", "text": "Weather in Oslo?"}]',
+    }
     calls = {
         "role": "assistant",
         "content": "I look.",
@@ -224,8 +273,11 @@ def test_an_evaluation_is_the_reward():
 
 
 def test_images_and_parts_that_chat_messages_do_not_have():
-    parts = [{"type": "blob", "modality": "image", "mime_type": "image/png", "content": "aGk="},
-             {"type": "uri", "modality": "image", "uri": "https://x/y.png"}, {"type": "file", "file_id": "f1"}]  # fmt: skip
+    parts = [
+        {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "aGk="},
+        {"type": "uri", "modality": "image", "uri": "https://x/y.png"},
+        {"type": "file", "file_id": "f1"},
+    ]
     ((row, _),) = read(OTEL_GENAI, otlp(chat("b", 1, [{"role": "user", "parts": parts}], DONE)))
     assert [item["content"] for item in row["content"][1:3]] == ["data:image/png;base64,aGk=", "https://x/y.png"]
     assert "f1" in json.dumps(row["content"][3])
@@ -288,22 +340,49 @@ def flat_messages(prefix, messages):
     return flat
 
 
-OI_ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "contents.0.message_content.type": "text",
-          "contents.0.message_content.text": "Weather in Oslo?"}]  # fmt: skip
-OI_CALL = {"role": "assistant", "content": "I look.", "tool_calls.0.tool_call.id": "c1",
-           "tool_calls.0.tool_call.function.name": "weather", "tool_calls.0.tool_call.function.arguments": '{"city": "Oslo"}'}  # fmt: skip
+OI_ASK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "contents.0.message_content.type": "text", "contents.0.message_content.text": "Weather in Oslo?"},
+]
+OI_CALL = {
+    "role": "assistant",
+    "content": "I look.",
+    "tool_calls.0.tool_call.id": "c1",
+    "tool_calls.0.tool_call.function.name": "weather",
+    "tool_calls.0.tool_call.function.arguments": '{"city": "Oslo"}',
+}
 OI_TRACE = [
-    inference("a", None, "AGENT", 1, {"input.value": "Weather in Oslo?", "output.value": "It rains.", "session.id": "s"}),
-    inference("b", "a", "LLM", 2, {
-        "llm.model_name": "gpt", "llm.invocation_parameters": '{"temperature": 0}', "llm.token_count.prompt": 8,
-        "llm.token_count.completion": 2, "llm.token_count.prompt_details.cache_read": 3, "llm.cost.total": 0.5,
-        "llm.tools.0.tool.json_schema": json.dumps({"type": "function", "function": {"name": "weather"}}),
-        "input.value": "{}", **flat_messages(MESSAGES, OI_ASK), **flat_messages("llm.output_messages", [OI_CALL])}),
+    inference("a", None, "AGENT", 1, {"input.value": "Weather?", "output.value": "It rains.", "session.id": "s"}),
+    inference(
+        "b",
+        "a",
+        "LLM",
+        2,
+        {
+            "llm.model_name": "gpt",
+            "llm.invocation_parameters": '{"temperature": 0}',
+            "llm.token_count.prompt": 8,
+            "llm.token_count.completion": 2,
+            "llm.token_count.prompt_details.cache_read": 3,
+            "llm.cost.total": 0.5,
+            "llm.tools.0.tool.json_schema": json.dumps({"type": "function", "function": {"name": "weather"}}),
+            "input.value": "{}",
+            **flat_messages(MESSAGES, OI_ASK),
+            **flat_messages("llm.output_messages", [OI_CALL]),
+        },
+    ),
     inference("c", "a", "TOOL", 3, {"tool.name": "weather", "input.value": '{"city": "Oslo"}', "output.value": "rain"}),
-    inference("d", "a", "LLM", 4, {
-        **flat_messages(MESSAGES, [*OI_ASK, OI_CALL, {"role": "tool", "content": "rain", "tool_call_id": "c1"}]),
-        **flat_messages("llm.output_messages", [{"role": "assistant", "content": "It rains."}])}),
-]  # fmt: skip
+    inference(
+        "d",
+        "a",
+        "LLM",
+        4,
+        {
+            **flat_messages(MESSAGES, [*OI_ASK, OI_CALL, {"role": "tool", "content": "rain", "tool_call_id": "c1"}]),
+            **flat_messages("llm.output_messages", [{"role": "assistant", "content": "It rains."}]),
+        },
+    ),
+]
 
 
 def test_openinference_is_told_apart_and_read():
@@ -320,10 +399,18 @@ def test_openinference_is_told_apart_and_read():
 def test_openinference_exports_with_nested_attributes():
     message = {"message": {"role": "user", "content": "hi"}}
     nested = {
-        "name": "llm", "context": {"trace_id": "t", "span_id": "s"}, "parent_id": None, "span_kind": "LLM",
-        "attributes": {"openinference": {"span": {"kind": "LLM"}}, "llm": {"input_messages": [message],
-                       "output_messages": [{"message": {"role": "assistant", "content": "ho"}}]}},
-    }  # fmt: skip
+        "name": "llm",
+        "context": {"trace_id": "t", "span_id": "s"},
+        "parent_id": None,
+        "span_kind": "LLM",
+        "attributes": {
+            "openinference": {"span": {"kind": "LLM"}},
+            "llm": {
+                "input_messages": [message],
+                "output_messages": [{"message": {"role": "assistant", "content": "ho"}}],
+            },
+        },
+    }
     assert OPENINFERENCE.likes(nested) > 80
     ((row, _),) = read(OPENINFERENCE, nested)
     assert texts(row) == ["hi", "ho"]

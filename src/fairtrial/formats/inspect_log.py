@@ -251,7 +251,10 @@ def _input(event: dict[str, Any], pool: list[Any]) -> list[dict[str, Any]]:
     refs = event.get("input_refs")
     if refs is None:
         return event.get("input") or []
-    return [message for start, end in refs for message in pool[start:end]]
+    try:
+        return [message for start, end in refs for message in pool[start:end]]
+    except ValueError:
+        raise RowError("the input_refs of a model event are no ranges") from None
 
 
 def _number(value: Any) -> float | None:
