@@ -137,3 +137,10 @@ def test_any_row_that_a_text_can_hold_survives(row):
 def test_detection():
     assert CHATML.likes({"text": QWEN}) > 80 and CHATML.likes({"text": "hello"}) == 0
     assert CHATML.likes([]) == CHATML.likes(None) == CHATML.likes({"text": 3}) == 0
+
+
+@pytest.mark.parametrize("value", ["", "x", [], [1], None, 3, {}])
+def test_what_is_no_row_is_refused(value):
+    assert CHATML.likes(value) == 0
+    with pytest.raises(RowError):
+        read(value)

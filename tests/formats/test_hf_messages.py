@@ -155,4 +155,5 @@ def test_detection():
     assert HF_MESSAGES.likes({"messages": MESSAGES}) > 75 > HF_MESSAGES.likes({"messages": MESSAGES[:1]})
     assert HF_MESSAGES.likes({"messages": MESSAGES[:1], "tools": "[]"}) > 80
     assert HF_MESSAGES.likes({"conversations": [{"from": "human", "value": "x"}]}) == 0
+    assert 0 < HF_MESSAGES.likes({"messages": [{"role": "user", "content": "x", "tool_calls": 5}]}) < 50
     assert HF_MESSAGES.likes([1]) == HF_MESSAGES.likes({"messages": [3]}) == 0

@@ -76,6 +76,7 @@ MESSAGES = {
             ],
         }
     ],
+    "image without one": [{"role": "user", "content": [{"type": "image_url"}]}],
     "one part": [{"role": "user", "content": [{"type": "text", "text": "look"}], "name": "ann"}],
     "image by url only": [{"role": "user", "content": [{"type": "image", "url": "https://example.org/a.png"}]}],
     "marked part": [{"role": "system", "content": [{"type": "text", "text": "s", "cache_control": {"type": "x"}}]}],
@@ -273,6 +274,7 @@ def test_detection():
     assert 20 < OPENAI_CHAT.likes({"messages": CHAT[:2]}) <= 50
     blocks = [{"role": "assistant", "content": [{"type": "tool_use", "id": "x", "name": "f", "input": {}}]}]
     assert OPENAI_CHAT.likes({"messages": blocks}) == 0
+    assert OPENAI_CHAT.likes({"messages": [{"role": ["user"], "content": "x"}]}) == 0
 
 
 @given(

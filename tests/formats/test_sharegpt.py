@@ -193,3 +193,10 @@ def test_detection():
     assert SHAREGPT.likes(ROW) > 80
     assert SHAREGPT.likes({"conversations": [{"role": "user", "content": "x"}]}) == 0
     assert SHAREGPT.likes({"conversations": [3]}) == SHAREGPT.likes(None) == 0
+
+
+@pytest.mark.parametrize("value", ["", "x", [], [1], None, 3, {}])
+def test_what_is_no_row_is_refused(value):
+    assert SHAREGPT.likes(value) == 0
+    with pytest.raises(RowError):
+        read(value)

@@ -317,10 +317,11 @@ def _part(part: Any) -> tuple[Item, dict[str, Any]]:
     if kind == "text" and isinstance(part.get("text"), str):
         rest = {key: value for key, value in part.items() if key != "text"}
         return {"class_": "text_observation", "content": part["text"]}, {"part": rest} if len(rest) > 1 else {}
-    if kind == "image_url" and isinstance(part["image_url"], dict) and isinstance(part["image_url"].get("url"), str):
-        inner = {key: value for key, value in part["image_url"].items() if key != "url"}
+    image = part.get("image_url") if kind == "image_url" else None
+    if isinstance(image, dict) and isinstance(image.get("url"), str):
+        inner = {key: value for key, value in image.items() if key != "url"}
         own = {"part": {**part, "image_url": inner}} if inner or len(part) > 2 else {}
-        return {"class_": "image_observation", "content": part["image_url"]["url"]}, own
+        return {"class_": "image_observation", "content": image["url"]}, own
     if kind in ("image", "image_url", "input_image"):
         for key in _IMAGE_KEYS:
             if isinstance(part.get(key), str):

@@ -48,6 +48,8 @@ def _likes(value: Any) -> int:
 
 
 def _decode(value: Any, notes: Notes) -> Row:
+    if not isinstance(value, dict):
+        raise RowError("not an object")
     fields = dict(value)
     text = fields.pop("text")
     if not isinstance(text, str) or _START not in text:

@@ -43,9 +43,15 @@ def _likes(value: Any) -> int:
     filled = all(message.keys() == value[key][0].keys() for message in value[key])
     if filled and any(message.get(name, "") is None for message in value[key] for name in _NULLABLE):
         return 80
-    calls = [call for message in value[key] for call in message.get("tool_calls") or () if isinstance(call, dict)]
-    objects = any(isinstance((call.get("function") or {}).get("arguments"), dict) for call in calls)
-    return 78 if objects else 35
+    return 78 if any(_has_object_calls(message.get("tool_calls")) for message in value[key]) else 35
+
+
+def _has_object_calls(calls: Any) -> bool:
+    """Whether these are tool calls with objects as arguments, as chat templates take them."""
+    if not isinstance(calls, list) or not calls or not isinstance(calls[0], dict):
+        return False
+    function = calls[0].get("function")
+    return isinstance(function, dict) and isinstance(function.get("arguments"), dict)
 
 
 def _is_json_list(value: Any) -> bool:

@@ -94,6 +94,7 @@ class _Reader:
             if not isinstance(value, dict):
                 raise RowError(f"item {number} is no object")
             kind = value.get("type", "message" if "role" in value else None)
+            kind = kind if isinstance(kind, str) else None
             if kind == "reasoning":
                 self.say(None)
                 self.thoughts.append(value)

@@ -58,6 +58,8 @@ def _likes(value: Any) -> int:
 
 
 def _decode(value: Any, notes: Notes) -> Row:
+    if not isinstance(value, dict):
+        raise RowError("not an object")
     fields = dict(value)
     turns = fields.pop("conversations")
     if not isinstance(turns, list):
