@@ -12,6 +12,8 @@ rewards sit on the first item of a message. Between two responses there is alway
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -300,3 +302,24 @@ _pages = st.fixed_dictionaries(
 def _tool(name: str, description: str) -> dict[str, Any]:
     parameters = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+@st.composite
+def damaged(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> Any:
+    """A JSON value of these with one to three of its parts replaced by, or robbed of, anything: files as they break."""
+    value = [json.loads(json.dumps(draw(values)))]
+    for _ in range(draw(st.integers(1, 3))):
+        spots = list(_spots(value))
+        holder, key = spots[draw(st.integers(0, len(spots) - 1))]
+        if isinstance(holder, dict) and draw(st.booleans()):
+            del holder[key]
+        else:
+            holder[key] = draw(json_values)
+    return value[0]
+
+
+def _spots(value: Any) -> Iterator[tuple[Any, Any]]:
+    for key in value.keys() if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], (dict, list)):
+            yield from _spots(value[key])

@@ -7,7 +7,7 @@ import warnings
 import pytest
 from casefiles import CASES, case
 from hypothesis import given, settings
-from strategies import rows
+from strategies import damaged, json_values, rows
 
 from fairtrial.formats.adp import ADP, ADP_V1
 from fairtrial.formats.format import Notes, RowError, decode
@@ -351,3 +351,16 @@ def test_an_unanswered_call_before_a_users_message_gets_an_empty_result():
 def test_spellings_of_languages(written_as, name):
     assert normal_language(written_as) == name
     assert normal_language(name) == name
+
+
+@settings(max_examples=200)
+@given(damaged(rows(names=False).map(lambda row: written(ADP, row))) | json_values)
+def test_a_damaged_value_is_a_row_or_a_row_error(value):
+    for format in (ADP_V1, ADP):
+        assert 0 <= format.likes(value) <= 100
+        try:
+            row = decode(format, value, Notes())
+        except RowError as error:
+            assert "\n" not in str(error)
+        else:
+            written(format, row)

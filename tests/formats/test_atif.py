@@ -6,7 +6,8 @@ import json
 import pytest
 from casefiles import CASES, case
 from hypothesis import given, settings
-from strategies import OFF, rows
+from hypothesis import strategies as st
+from strategies import OFF, damaged, json_values, rows
 
 from fairtrial.formats.adp import ADP_V1
 from fairtrial.formats.atif import ATIF, ATIF_1_8
@@ -375,3 +376,14 @@ def test_it_is_recognised():
 def test_a_row_without_items_cannot_be_written():
     with pytest.raises(RowError):
         written({"id": "t", "content": []})
+
+
+@settings(max_examples=300)
+@given(damaged(EVERYTHING.map(written)) | damaged(st.just(FULL)) | json_values)
+def test_a_damaged_file_is_a_row_or_a_row_error(value):
+    assert 0 <= ATIF.likes(value) <= 100
+    try:
+        row = read(value)
+        written(row)
+    except RowError as error:
+        assert "\n" not in str(error)

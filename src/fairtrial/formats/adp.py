@@ -100,7 +100,8 @@ def _read_offer(value: dict[str, Any], row: Row, own: dict[str, Any], fields: di
             raise RowError("schema_version is no text")
         own["schema_version"] = version
     for key in _OFFERED:
-        if isinstance(names := fields.get(key), list) and names and "tools" not in row:
+        names = fields.get(key)
+        if isinstance(names, list) and names and "tools" not in row and all(isinstance(name, str) for name in names):
             del fields[key]
             row["tools"] = [{"type": "function", "function": {"name": name}} for name in names]
             if key != _OFFERED[0]:
@@ -141,6 +142,8 @@ def _read_items(this: _Generation, source: Any, notes: Notes) -> tuple[list[Item
         _rename(this, item, own, notes)
         if own:
             item["extra"] = {this.name: own}
+        if class_ == "api_action" and "kwargs" not in item:
+            raise RowError(f"content[{position}]: a call without kwargs")
         if class_ == "text_observation":
             _read_name(item)
         elif class_ == "web_observation" and isinstance(image := item.get("image_observation"), dict):
@@ -312,13 +315,13 @@ def _write_item(
 def _write_offer(row: Row, own: Mapping[str, Any], value: dict[str, Any], notes: Notes) -> None:
     if tools := row.get("tools"):
         named = [tool.get("function", tool) for tool in tools]
-        names = [tool["name"] for tool in named if isinstance(tool, dict) and "name" in tool]
+        names = [tool["name"] for tool in named if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
         used = {item["function"] for item in row["content"] if item["class_"] == "api_action"} - set(names)
         if used:
             notes.invent("a tool that was called is offered", " ".join(sorted(used)))
         value[own.get("offered_as", _OFFERED[0])] = names + sorted(used)
-        if any(len(tool) > 1 for tool in named):
-            notes.drop("schemas of tools: ADP 1.x names them only", orjson.dumps(tools).decode())
+        if any(not isinstance(tool, dict) or len(tool) > 1 for tool in named):
+            notes.drop("schemas of tools: ADP 1.x only names them", orjson.dumps(tools).decode())
     if "languages" not in own and (languages := _languages(row["content"])):
         value["available_code_languages"] = languages
 

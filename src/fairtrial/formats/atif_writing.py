@@ -297,7 +297,7 @@ class _Steps:
             self.notes.rewrite("a result that comes late stands with its call", first["call_id"])
         if fresh or step is None:
             step = self.open("system", first)
-        elif step is self.speaking and not step["message"] and not _speaks(step):
+        elif step is self.speaking and not step.get("message") and not _speaks(step):
             with_extra(step, step.get("extra"), {"message": True})
             self.speaking = {}
         timestamp = fresh and _is_time(first.get("timestamp"))
