@@ -120,7 +120,7 @@ def test_the_users_own_tools_are_beside():
         "Toggle roaming.",
     ]
     assert "Roaming is on" not in [item.get("content") for item in row["content"]]
-    assert [entry["message"] for entry in row["extra"][NAME]["user_side"]] == simulation()["messages"][5:7]
+    assert [entry["message"] for entry in row["extra"][NAME]["beside"]] == simulation()["messages"][5:7]
     assert row["content"][-1]["content"] == "It works"
 
 

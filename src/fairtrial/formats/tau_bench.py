@@ -53,7 +53,7 @@ def _decode(value: Any, notes: Notes) -> Row | Skip:
     model = at(value, "file", "info", "agent_info", "llm")
     content, calls, beside = _simulated(messages, model if isinstance(model, str) else None, notes)
     if beside:
-        own["user_side"] = beside
+        own["beside"] = beside
     row = _row(rest, value, content, rest.pop("id", None), at(rest, "reward_info", "reward"), own)
     if calls:
         row["model_calls"] = calls
@@ -95,11 +95,15 @@ def _is_number(value: Any) -> bool:
 def _simulated(
     messages: list[Any], model: str | None, notes: Notes
 ) -> tuple[list[Item], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Items, model calls, and the messages that pass between the simulated user and its own tools."""
+    """Items, model calls, and what is no message to or from the agent: the simulated user's own calls."""
     chat: list[Any] = []
     beside: list[dict[str, Any]] = []
     for entry in messages:
         several = at(entry, "tool_messages")
+        if isinstance(several, list):
+            around = {name: field for name, field in entry.items() if name != "tool_messages"}
+            if around != {"role": "tool"}:
+                beside.append({"at": len(chat), "around": around})
         for part in several if isinstance(several, list) else [entry]:
             if _of_the_user(part):
                 beside.append({"at": len(chat), "message": part})
