@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from fairtrial.formats.langchain_messages import langchain_fields, langchain_messages
-from fairtrial.formats.part_messages import chat_call, chat_messages, chat_tools, messages_of, result_text
+from fairtrial.formats.part_messages import Memo, chat_call, chat_messages, chat_tools, messages_of, result_text
 from fairtrial.formats.span_attributes import parsed
 from fairtrial.formats.span_rows import Message
 
@@ -35,7 +35,7 @@ class Payload:
     """What of the payload none of this says; None where nothing is left."""
 
 
-def prompt_of(value: Any) -> Payload:
+def prompt_of(value: Any, memo: Memo | None = None) -> Payload:
     """A request: text, a list of messages, or an object around one."""
     value = parsed(value)
     if isinstance(value, dict) and not _is_message(value):
@@ -45,7 +45,7 @@ def prompt_of(value: Any) -> Payload:
         told = rest.pop(key) if key is not None else None
         if key is None and not system:
             return Payload(_bare(value, "user"))
-        payload = prompt_of(told) if told is not None else Payload([])
+        payload = prompt_of(told, memo) if told is not None else Payload([])
         payload.messages[:0] = [message for text in system for message in _system(text)]
         payload.tools += chat_tools(rest.pop("tools", None)) or chat_tools(rest.pop("functions", None))
         payload.model = rest.pop("model", None)
@@ -54,7 +54,12 @@ def prompt_of(value: Any) -> Payload:
     if isinstance(value, list) and len(value) > 1 and all(isinstance(batch, list) for batch in value):
         # several prompts in one call: the first is the conversation
         return Payload(_messages(value[0], "user"), rest=value[1:])
-    messages = _messages(value, "user")
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = _pair(value[0]) or value[0]
+    if memo is not None and isinstance(value, list) and all(isinstance(e, dict) and _is_message(e) for e in value):
+        messages = memo.read(value, "user", _one)
+    else:
+        messages = _messages(value, "user")
     tools = [tool for message in messages if (tool := _offered(message)) is not None]
     return Payload([message for message in messages if _offered(message) is None], chat_tools(tools))
 

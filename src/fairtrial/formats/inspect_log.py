@@ -150,13 +150,27 @@ def _resolved(sample: dict[str, Any], notes: Notes) -> dict[str, Any]:
             return {key: walk(element) for key, element in value.items()}
         return value
 
-    sample = {key: element if key == "attachments" else walk(element) for key, element in sample.items()}
+    # rebuilt only where a reference stands: most messages and events have none
+    sample = dict(sample)
+    for key, element in sample.items():
+        if key in ("messages", "events") and isinstance(element, list):
+            sample[key] = [walk(inner) if _refers(inner) else inner for inner in element]
+        elif key != "attachments" and _refers(element):
+            sample[key] = walk(element)
     if missing:
         notes.flaw("missing attachment", f"the sample lacks {len(missing)} attachment(s) that it refers to")
     for key, text in attachments.items():
         if key not in used:
             notes.drop("an attachment that nothing refers to", text if isinstance(text, str) else json.dumps(text))
     return sample
+
+
+def _refers(value: Any) -> bool:
+    try:
+        raw = orjson.dumps(value)
+    except TypeError:  # text that is no UTF-8, from a log that only Python's own parser reads
+        return True
+    return b'"attachment://' in raw or b'"tc://' in raw
 
 
 def _add_events(row: Row, sample: dict[str, Any], by_message: dict[str, Item], notes: Notes) -> None:
@@ -166,14 +180,16 @@ def _add_events(row: Row, sample: dict[str, Any], by_message: dict[str, Item], n
     kept: list[Any] = []
     tools: dict[str, Any] = {}
     seen: set[str] = set(by_message)
+    news = any(message.get("id") not in seen for message in pool)
     for event in events:
         kind = event.get("event")
         if kind == "model" and not event.get("pending"):
             _add_model_call(event, calls, by_message)
             for tool in event.get("tools") or ():
                 tools.setdefault(tool.get("name", ""), tool)
-            if _kept_model_event(event, pool, seen):
+            if _kept_model_event(event, pool, seen, news):
                 kept.append(_with_input(event, pool, seen))
+                news = any(message.get("id") not in seen for message in pool)
                 continue
         elif kind == "tool" and (item := by_message.get(event.get("message_id") or "")) is not None:
             item.setdefault("timestamp", event.get("completed") or event.get("timestamp"))
@@ -221,13 +237,18 @@ def _add_model_call(event: dict[str, Any], calls: list[dict[str, Any]], by_messa
     calls.append(call)
 
 
-def _kept_model_event(event: dict[str, Any], pool: list[Any], seen: set[str]) -> bool:
-    """Whether a model event shows a message that the sample's messages lack, failed, or tells log-probabilities."""
+def _kept_model_event(event: dict[str, Any], pool: list[Any], seen: set[str], news: bool) -> bool:
+    """Whether a model event shows a message that the sample's messages lack, failed, or tells log-probabilities.
+
+    `news`: whether the pool of prompts holds such a message at all.
+    """
     _, choice, message = _output(event)
     if event.get("error") or choice.get("logprobs") or len((event.get("output") or {}).get("choices") or ()) > 1:
         return True
     if message and message.get("id") not in seen:
         return True
+    if event.get("input_refs") is not None and not news:
+        return False
     return any(message.get("id") not in seen for message in _input(event, pool))
 
 

@@ -33,6 +33,8 @@ def items_of(messages: Iterable[Any], notes: Notes) -> tuple[list[Item], dict[st
         else:
             raise RowError(f"a message has the role {role!r}")
         rest = {k: v for k, v in message.items() if k not in _MESSAGE and v is not None and v != {}}
+        if role == "tool" and isinstance(error := rest.get("error"), dict) and not message.get("content"):
+            rest["error"] = {k: v for k, v in error.items() if k != "message"}
         if role == "user" and message.get("tool_call_id"):
             rest["tool_call_id"] = message["tool_call_id"]
         if rest:
@@ -96,7 +98,6 @@ def _tool(message: dict[str, Any], notes: Notes, asked: set[str]) -> list[Item]:
         fields["is_error"] = True
         if not content:
             content = error.get("message") or ""
-            message["error"] = {k: v for k, v in error.items() if k != "message"}
     return _seen(content, fields)
 
 

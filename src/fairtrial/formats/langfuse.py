@@ -7,6 +7,7 @@ from typing import Any
 
 from fairtrial.formats.call_payloads import output_of, prompt_of
 from fairtrial.formats.format import Format, Notes, Row, RowError
+from fairtrial.formats.part_messages import Memo
 from fairtrial.formats.span_attributes import model_call, parsed
 from fairtrial.formats.span_groups import Place, gatherer, group_id, is_group
 from fairtrial.formats.span_tree import Kind, Node, row_of_nodes
@@ -83,7 +84,7 @@ def _place(record: dict[str, Any]) -> Place:
     return Place(_trace_id(record), root)
 
 
-def _node(record: dict[str, Any], position: int) -> Node:
+def _node(record: dict[str, Any], position: int, memo: Memo) -> Node:
     left = {key: value for key, value in record.items() if key not in ("id", "traceId", "trace_id")}
     kind = _KINDS.get(str(record.get("type")), "other")
     start, end = _get(record, "startTime"), _get(record, "endTime")
@@ -110,13 +111,13 @@ def _node(record: dict[str, Any], position: int) -> Node:
         if node.result is None and node.failed:
             node.result = _get(record, "statusMessage")
     else:
-        _call(node, left)
+        _call(node, left, memo)
     node.left = {key: value for key, value in left.items() if value not in (None, "", [], {})}
     return node
 
 
-def _call(node: Node, left: dict[str, Any]) -> None:
-    request, response = prompt_of(left.pop("input", None)), output_of(left.pop("output", None))
+def _call(node: Node, left: dict[str, Any], memo: Memo) -> None:
+    request, response = prompt_of(left.pop("input", None), memo), output_of(left.pop("output", None))
     node.prompt, node.output, node.offered = request.messages, response.messages, request.tools
     if request.rest:
         left["input"] = request.rest
@@ -199,7 +200,10 @@ def _decode(value: Any, notes: Notes) -> Row:
     id = group_id(value, notes) if is_group(value) else traces[0]
     told = [record[_TRACE] for record in records if _TRACE in record]
     scores = [record[_SCORE] for record in records if _SCORE in record]
-    nodes = [_node(record, n) for n, record in enumerate(records) if _TRACE not in record and _SCORE not in record]
+    memo = Memo()
+    nodes = [
+        _node(record, n, memo) for n, record in enumerate(records) if _TRACE not in record and _SCORE not in record
+    ]
     trace = told[0] if told else {}
     root = _root(trace, nodes)
     row = row_of_nodes(id, SPACE, [*nodes, *root], notes)

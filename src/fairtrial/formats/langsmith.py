@@ -9,7 +9,7 @@ from typing import Any
 from fairtrial.formats.call_payloads import output_of, prompt_of
 from fairtrial.formats.format import Format, Notes, Row, RowError
 from fairtrial.formats.langchain_messages import langchain_fields, langchain_messages
-from fairtrial.formats.part_messages import chat_tools
+from fairtrial.formats.part_messages import Memo, chat_tools
 from fairtrial.formats.span_attributes import model_call, parsed
 from fairtrial.formats.span_groups import Place, gatherer, group_id, is_group
 from fairtrial.formats.span_tree import Kind, Node, row_of_nodes
@@ -69,7 +69,7 @@ def _place(run: dict[str, Any]) -> Place:
     return Place(_trace(run), _parent(run) is None)
 
 
-def _node(run: dict[str, Any]) -> Node:
+def _node(run: dict[str, Any], memo: Memo) -> Node:
     left = {key: value for key, value in run.items() if key not in ("id", "parent_run_id")}
     kind = _KINDS.get(run["run_type"], "other")
     order = run.get("dotted_order")
@@ -91,7 +91,7 @@ def _node(run: dict[str, Any]) -> Node:
     if kind == "tool":
         _tool(node, left)
     else:
-        _call(node, left)
+        _call(node, left, memo)
     node.left = {key: value for key, value in left.items() if value not in (None, "", [], {})}
     return node
 
@@ -106,8 +106,8 @@ def _compact(time: str) -> str:
     return f"{digits[:8]}T{digits[8:]:0<12}Z"
 
 
-def _call(node: Node, left: dict[str, Any]) -> None:
-    request = prompt_of(left.pop("inputs", None))
+def _call(node: Node, left: dict[str, Any], memo: Memo) -> None:
+    request = prompt_of(left.pop("inputs", None), memo)
     response = output_of(left.pop("outputs", None))
     node.prompt, node.output = request.messages, response.messages
     if request.rest:
@@ -213,7 +213,8 @@ def _decode(value: Any, notes: Notes) -> Row:
         raise RowError(f"holds runs of {len(traces)} traces; read the file as a whole to have them grouped")
     id = group_id(value, notes) if is_group(value) else traces[0]
     runs.sort(key=lambda run: str(run.get("dotted_order") or run.get("start_time") or ""))
-    row = row_of_nodes(id, SPACE, [_node(run) for run in runs], notes)
+    memo = Memo()
+    row = row_of_nodes(id, SPACE, [_node(run, memo) for run in runs], notes)
     _add_feedback(row, runs)
     return row
 

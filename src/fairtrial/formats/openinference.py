@@ -6,7 +6,7 @@ from typing import Any
 
 from fairtrial.formats.otel_genai import about
 from fairtrial.formats.otel_spans import Span
-from fairtrial.formats.part_messages import chat_call, chat_messages, chat_tools
+from fairtrial.formats.part_messages import Memo, chat_call, chat_messages, chat_tools
 from fairtrial.formats.span_attributes import comparable, iso_time, model_call, nested, parsed
 from fairtrial.formats.span_rows import Message
 from fairtrial.formats.span_tree import Kind, Node
@@ -17,7 +17,7 @@ _COUNT = "llm.token_count."
 _REASONING = frozenset({"reasoning", "thinking"})
 
 
-def node_of(span: Span) -> Node:
+def node_of(span: Span, memo: Memo) -> Node:
     """What a span says by these conventions."""
     attributes = _flattened(span["attributes"])
     left = dict(attributes)
@@ -35,7 +35,7 @@ def node_of(span: Span) -> Node:
         failed=span["failed"],
     )
     if kind == "llm":
-        _llm(node, left)
+        _llm(node, left, memo)
     elif kind == "tool":
         _tool(node, left)
     else:
@@ -82,8 +82,8 @@ def _value(left: dict[str, Any], which: str) -> Any:
     return parsed(value)
 
 
-def _llm(node: Node, left: dict[str, Any]) -> None:
-    node.prompt = _messages(nested(left, "llm.input_messages"))
+def _llm(node: Node, left: dict[str, Any], memo: Memo) -> None:
+    node.prompt = _messages(nested(left, "llm.input_messages"), memo)
     output = _messages(nested(left, "llm.output_messages"))
     if not node.prompt:
         node.prompt = _texts(nested(left, "llm.prompts"), "prompt", "user")
@@ -133,12 +133,18 @@ def _texts(value: Any, key: str, role: str) -> list[Message]:
     return [{"role": role, "content": str(text)} for text in found if text is not None]
 
 
-def _messages(value: Any) -> list[Message]:
+def _messages(value: Any, memo: Memo | None = None) -> list[Message]:
     if not isinstance(value, list):
         return []
-    return [
-        _message(entry["message"] if _has(entry, "message") else entry) for entry in value if isinstance(entry, dict)
-    ]
+    if memo is not None:
+        return memo.read(value, "user", _entry)
+    return [message for entry in value for message in _entry(entry, "user")]
+
+
+def _entry(entry: Any, role: str) -> list[Message]:
+    if not isinstance(entry, dict):
+        return []
+    return [_message(entry["message"] if _has(entry, "message") else entry)]
 
 
 def _message(given: dict[str, Any]) -> Message:

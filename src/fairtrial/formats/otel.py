@@ -8,6 +8,7 @@ from typing import Any
 from fairtrial.formats import openinference, otel_genai
 from fairtrial.formats.format import Format, Notes, Row, RowError
 from fairtrial.formats.otel_spans import Span, gather, is_spans, merged, spans_of
+from fairtrial.formats.part_messages import Memo
 from fairtrial.formats.span_groups import group_id, is_group
 from fairtrial.formats.span_tree import Node, row_of_nodes
 
@@ -49,7 +50,7 @@ def _is_openinference(span: Span) -> bool:
     return isinstance(inner, dict) and "span" in inner
 
 
-def _decoder(space: str, node_of: Callable[[Span], Node]) -> Callable[[Any, Notes], Row]:
+def _decoder(space: str, node_of: Callable[[Span, Memo], Node]) -> Callable[[Any, Notes], Row]:
     def decode(value: Any, notes: Notes) -> Row:
         spans = merged(list(spans_of(value)), notes)
         if not spans:
@@ -61,7 +62,8 @@ def _decoder(space: str, node_of: Callable[[Span], Node]) -> Callable[[Any, Note
             if len(traces) > 1:
                 raise RowError(f"holds spans of {len(traces)} traces; read the file as a whole to have them grouped")
             id = traces[0]
-        row = row_of_nodes(id, space, [node_of(span) for span in spans], notes)
+        memo = Memo()
+        row = row_of_nodes(id, space, [node_of(span, memo) for span in spans], notes)
         _add_about(row, spans, space)
         _add_evaluations(row, spans)
         return row

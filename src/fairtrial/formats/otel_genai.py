@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairtrial.formats.otel_spans import Span
-from fairtrial.formats.part_messages import chat_messages, chat_tools, messages_of
+from fairtrial.formats.part_messages import Memo, chat_messages, chat_tools, messages_of
 from fairtrial.formats.span_attributes import comparable, iso_time, model_call, nested, parsed
 from fairtrial.formats.span_rows import Message
 from fairtrial.formats.span_tree import Kind, Node
@@ -34,7 +34,7 @@ _DETAILS = "gen_ai.client.inference.operation.details"
 _REQUEST = "gen_ai.request."
 
 
-def node_of(span: Span) -> Node:
+def node_of(span: Span, memo: Memo) -> Node:
     """What a span says by these conventions."""
     left = dict(span["attributes"])
     kind = _kind(left, span["name"])
@@ -55,7 +55,7 @@ def node_of(span: Span) -> Node:
     if kind == "tool":
         _tool(node, left)
     else:
-        _conversation(node, left, events)
+        _conversation(node, left, events, memo)
         if kind == "llm":
             node.model_call = _model_call(left)
     node.whole = about(span, span["attributes"], span["events"])
@@ -121,10 +121,10 @@ def _details(event: dict[str, Any], left: dict[str, Any]) -> bool:
     return True
 
 
-def _conversation(node: Node, left: dict[str, Any], events: list[dict[str, Any]]) -> None:
+def _conversation(node: Node, left: dict[str, Any], events: list[dict[str, Any]], memo: Memo) -> None:
     """Prompt, output and tools of a model call or an agent; what is used is taken out."""
     node.prompt = _system(left.pop("gen_ai.system_instructions", None))
-    node.prompt += chat_messages(left.pop("gen_ai.input.messages", None), "user")
+    node.prompt += chat_messages(left.pop("gen_ai.input.messages", None), "user", memo)
     output = chat_messages(left.pop("gen_ai.output.messages", None), "assistant")
     node.offered = chat_tools(left.pop("gen_ai.tool.definitions", None))
     if not node.prompt and not output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,7 +17,29 @@ _TEXTS = frozenset({"text", "input_text", "output_text"})
 _MESSAGE = frozenset({"role", "parts", "content", "tool_calls"})
 
 
-def chat_messages(value: Any, role: str) -> list[Message]:
+class Memo:
+    """The messages of the last prompt read: the next prompt mostly begins with them and need not be read again."""
+
+    __slots__ = ("_given", "_made", "_role")
+
+    def __init__(self) -> None:
+        self._given: list[Any] = []
+        self._made: list[list[Message]] = []
+        self._role = ""
+
+    def read(self, given: list[Any], role: str, make: Callable[[Any, str], list[Message]]) -> list[Message]:
+        """The messages of a list, each read by `make` unless the last list had it in the same place."""
+        known = self._given if role == self._role else []
+        made: list[list[Message]] = []
+        same = True
+        for place, element in enumerate(given):
+            same = same and place < len(known) and known[place] == element
+            made.append(self._made[place] if same else make(element, role))
+        self._given, self._made, self._role = given, made, role
+        return [message for messages in made for message in messages]
+
+
+def chat_messages(value: Any, role: str, memo: Memo | None = None) -> list[Message]:
     """The messages of an attribute's value: a list, one message, or bare text (then of this role)."""
     value = parsed(value)
     if value is None:
@@ -26,15 +49,15 @@ def chat_messages(value: Any, role: str) -> list[Message]:
         return chat_messages(inner, role) if isinstance(inner, list) else messages_of(value, role)
     if not isinstance(value, list):
         return [{"role": role, "content": value if isinstance(value, str) else orjson.dumps(value).decode()}]
-    found: list[Message] = []
-    for element in value:
-        if isinstance(element, dict):
-            found += messages_of(element, role)
-        elif isinstance(element, list):
-            found += chat_messages(element, role)
-        else:
-            found.append({"role": role, "content": str(element)})
-    return found
+    if memo is not None:
+        return memo.read(value, role, _element)
+    return [message for element in value for message in _element(element, role)]
+
+
+def _element(element: Any, role: str) -> list[Message]:
+    if isinstance(element, dict):
+        return messages_of(element, role)
+    return chat_messages(element, role) if isinstance(element, list) else [{"role": role, "content": str(element)}]
 
 
 def messages_of(message: dict[str, Any], role: str) -> list[Message]:

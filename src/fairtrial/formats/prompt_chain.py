@@ -77,8 +77,16 @@ def chains(calls: Iterable[LlmCall], nested: dict[str | None, set[str | None]]) 
     called, nor in the agent that called it.
     """
     found: list[Chain] = []
+    calls = list(calls)
+    # prompts share their messages as objects where the source could tell (all are held in `calls`)
+    known: dict[int, Key] = {}
     for call in calls:
-        keys = [message_key(message) for message in call.prompt]
+        keys: list[Key] = []
+        for message in call.prompt:
+            key = known.get(id(message))
+            if key is None:
+                key = known[id(message)] = message_key(message)
+            keys.append(key)
         chain = _continued(found, call, keys, nested) or _edited(found, call, keys)
         if chain is None:
             chain = Chain(call.scope)
