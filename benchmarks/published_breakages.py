@@ -1,15 +1,17 @@
 """What the gates find in the published samples of the Agent Data Protocol, beside what was counted by hand before.
 
-    python benchmarks/published_breakages.py [FOLDER]
+    python benchmarks/published_breakages.py [FOLDER] [--save]
 
 FOLDER holds one folder a data set with `sample_std.json` and `sample_sft*.json` (default: ../shared/cases/adp).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
+
+from machine import save
 
 from fairtrial.formats.gates import published
 
@@ -64,10 +66,15 @@ def rows(folder):
 
 
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    print(f"{'breakage':38} {'data':24} {'ours':30} counted before")
-    for what, data, ours, before in rows(folder):
-        print(f"{what:38} {data:24} {ours:30} {before}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    lines = [f"{'breakage':38} {'data':24} {'ours':30} counted before"]
+    lines += [f"{what:38} {data:24} {ours:30} {before}" for what, data, ours, before in rows(options.folder)]
+    print("\n".join(lines))
+    if options.save:
+        print(save("published-breakages", "\n".join(lines)))
 
 
 if __name__ == "__main__":

@@ -218,6 +218,12 @@ def test_the_columns_of_table_2_and_ours():
     assert values["observations_with_error"] == 1
     assert values["elements"] == {"named": 1, "ungrounded": 0, "grounded_share": 1.0}
     assert values["gates"]["unique ids"]["failed"] == 1
+    # a gate that had nothing to look at passes nothing
+    assert (values["gates"]["grounded elements"]["checked"], values["gates"]["grounded elements"]["pass_rate"]) == (
+        1,
+        1.0,
+    )
+    assert values["gates"]["text accounted"]["pass_rate"] is None
     assert values["gates"]["claims without action"]["pass_rate"] == round(2 / 3, 6)
     assert values["overlap"]["Arena"] == {"ids": 1, "sites": 1, "tasks": 2, "examples": ["x-1", "x-2"]}
     json.dumps(values)

@@ -97,8 +97,8 @@ def _step(step: Any, draft: Draft) -> None:
     draft.content.append(
         web(axtree=tree, url=_address(tree), html=seen.get("pruned_html"), viewport_size=_VIEWPORT, joined=bool(error))
     )
-    notes.drop("only the visible part of the accessibility tree", seen.get("axtree_visible_only_txt") or "")
-    notes.drop("copy of the action before", seen.get("last_action") or "")
+    notes.drop("only the visible part of the accessibility tree", str(seen.get("axtree_visible_only_txt") or ""))
+    notes.drop("copy of the action before", str(seen.get("last_action") or ""))
     function, kwargs = _called(step["parsed_action"])
     thought = _thought(step, notes)
     draft.syntax(step["parsed_action"])

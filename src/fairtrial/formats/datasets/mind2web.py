@@ -129,7 +129,7 @@ def _build(value: Any, draft: Draft) -> None:
             if number < len(told):
                 kept["repr"] = told[number]
             draft.content[-1]["extra"] = {"mind2web": {name: field for name, field in kept.items() if field}}
-        draft.notes.drop("cleaned copy of the page", action.get("cleaned_html") or "")
+        draft.notes.drop("cleaned copy of the page", str(action.get("cleaned_html") or ""))
         for field in ("pos_candidates", "neg_candidates"):
             draft.notes.drop("candidates for ranking", orjson.dumps(action.get(field) or []).decode())
     names = ("website", "domain", "subdomain")

@@ -175,7 +175,7 @@ def _clean(name: str, steps: list[Any], draft: Draft) -> None:
     goal = None
     content, notes = draft.content, draft.notes
     for number, step in enumerate(steps, 1):
-        prompt, asked, answer = (entry["content"] for entry in step["messages"])
+        prompt, asked, answer = (step["messages"][place]["content"] for place in range(3))
         axtree, url, objective, previous = _page(asked)
         performed = _performed(previous, number)
         if len(performed) != number:
@@ -183,7 +183,7 @@ def _clean(name: str, steps: list[Any], draft: Draft) -> None:
         joined = False
         if goal is None:
             goal = objective
-            notes.drop("the prompt that described the actions", prompt)
+            notes.drop("the prompt that described the actions", str(prompt))
             content.append(text(objective, "user"))
         elif objective != goal:
             raise RowError(f"step {number} has another objective")
@@ -197,8 +197,8 @@ def _clean(name: str, steps: list[Any], draft: Draft) -> None:
         draft.markup("OBSERVATION:", "URL:", "OBJECTIVE:", "PREVIOUS ACTIONS:")
         notes.drop("the list of the actions performed before", previous)
         # the same texts again, between the markers of a chat template
-        notes.drop("copy of the answer", step.get("output", ""))
-        notes.drop("copy of the prompt", step.get("prompt", ""))
+        notes.drop("copy of the answer", str(step.get("output") or ""))
+        notes.drop("copy of the prompt", str(step.get("prompt") or ""))
     if content[-1]["class_"] != "message_action":
         raise Unfit("does not end with an answer")
 

@@ -128,7 +128,7 @@ def _clean(events: list[Any], draft: Draft) -> None:
                 item["timestamp"] = str(event["timestamp"])
         summary = event.get("message")
         if summary and not any(summary == item.get("content") for item in draft.content[start:]):
-            draft.notes.drop("summary of an event", summary)
+            draft.notes.drop("summary of an event", str(summary))
     draft.extra["details"] = details
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from fairtrial.formats.format import Gather, Notes, Numbered, RowError
 
 _NO_KEY = object()
+_MOST = 5000
+"""Steps that are held at once: no trajectory is that long, and memory is bounded whatever a file says."""
 
 
 def gathered(key: Callable[[Any], Any]) -> Gather:
@@ -27,7 +29,7 @@ def gathered(key: Callable[[Any], Any]) -> Gather:
                 found = key(entry.value)
             except (KeyError, TypeError, AttributeError, IndexError):
                 found = _NO_KEY
-            if found is _NO_KEY or found != current:
+            if found is _NO_KEY or found != current or len(steps) == _MOST:
                 if steps:
                     yield Numbered(line, {"steps": steps})
                 line, current, steps = entry.line, found, []

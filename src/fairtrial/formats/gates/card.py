@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairtrial.formats.format import Ledgers, Notes, Row
-from fairtrial.formats.gates.checks import check_row
+from fairtrial.formats.gates.checks import check_row, responses
 from fairtrial.formats.gates.coverage import Coverage, cover
 from fairtrial.formats.gates.findings import GATES, Finding
 from fairtrial.formats.gates.grounding import Page, page_of, ungrounded
@@ -25,6 +25,8 @@ _NAMES = 1000
 _COVERED_ALL = 256
 _COVERED_EACH = 16
 _IDS = 1_000_000
+_NOT_ALWAYS = frozenset({"grounded elements", "steps conserved", "text accounted"})
+"""Gates that need something: a page, a source with turns, a source."""
 _CALLS = frozenset({"api_action", "code_action"})
 
 
@@ -50,6 +52,8 @@ class Card:
         self.elements = 0
         """Elements named by actions whose page is there."""
         self.ungrounded = 0
+        self.applied: Counter[str] = Counter()
+        """Trajectories by gate, for gates that do not apply to each."""
         self.failed: Counter[str] = Counter()
         """Trajectories by gate that they fail."""
         self.findings: Counter[str] = Counter()
@@ -81,9 +85,13 @@ class Card:
             part = cover(raw, row, notes)
             self.coverage.add(part)
             self.covered += 1
+            self.applied["text accounted"] += 1
             if part.unaccounted > max(20, part.total // 1000):
                 found.append(Finding("text accounted", None, f"{part.unaccounted} of {part.total} characters are lost"))
+        elements = self.elements
         self._items(row.get("content", ()))
+        self.applied["grounded elements"] += self.elements > elements
+        self.applied["steps conserved"] += raw is not None and responses(raw) is not None
         compare(row, self._evaluations, self.overlaps, self.sites)
         for code in {finding.code for finding in found}:
             self.failed[code] += 1
@@ -137,7 +145,8 @@ class Card:
             gate: {
                 "passes": rule,
                 "failed": self.failed[gate],
-                "pass_rate": _share(self.trajectories - self.failed[gate], self.trajectories),
+                "checked": self._checked(gate),
+                "pass_rate": _share(self._checked(gate) - self.failed[gate], self._checked(gate)),
                 "findings": self.findings[gate],
                 "examples": [
                     {"id": id, "item": index, "message": message} for id, index, message in self.examples.get(gate, [])
@@ -186,6 +195,10 @@ class Card:
             "sites": dict(self.sites.most_common(50)),
             "overlap": {name: asdict(overlap) for name, overlap in self.overlaps.items()},
         }
+
+    def _checked(self, gate: str) -> int:
+        """In how many trajectories there was something for the gate to look at."""
+        return self.applied[gate] if gate in _NOT_ALWAYS else self.trajectories
 
     def to_html(self) -> str:
         """The card as one self-contained page without scripts; all text of the data is escaped."""
