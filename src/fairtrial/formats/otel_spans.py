@@ -32,6 +32,13 @@ def is_spans(value: Any) -> bool:
     return "attributes" in value and _ids(value) is not None
 
 
+def _is_read(value: Any) -> bool:
+    """Whether this is a span as `spans_of` makes it."""
+    if not isinstance(value, dict) or not isinstance(value.get("attributes"), dict):
+        return False
+    return {"trace", "id", "parent", "about"} <= value.keys() and ("record" in value or "events" in value)
+
+
 def place_of(span: Span) -> Place:
     """Where a span belongs."""
     conversation = next((str(told) for name in _CONVERSATION if (told := span["attributes"].get(name))), None)
@@ -41,7 +48,7 @@ def place_of(span: Span) -> Place:
 def spans_of(value: Any) -> Iterator[Span]:
     """The spans of any value; log records of a span come as spans without a name, for `merged` to join."""
     if is_group(value):
-        yield from value["spans"]
+        yield from (span for span in value["spans"] if _is_read(span))
     elif isinstance(value, list):
         for element in value:
             yield from spans_of(element)

@@ -28,9 +28,9 @@ class Place:
 
 def is_group(value: Any) -> bool:
     """Whether this is what `gatherer` makes."""
-    return (
-        isinstance(value, dict) and "spans" in value and "group" in value and value.keys() <= {"group", "part", "spans"}
-    )
+    if not isinstance(value, dict) or not {"group", "spans"} <= value.keys() <= {"group", "part", "spans"}:
+        return False
+    return isinstance(value["spans"], list)
 
 
 def group_id(value: dict[str, Any], notes: Notes) -> str:
