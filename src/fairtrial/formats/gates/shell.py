@@ -23,6 +23,11 @@ _HEX = {
 }
 
 
+_REDIRECTIONS = frozenset({"&>>", "&>", "<<<", "<<-", "<<", "<&", "<>", "<", ">>", ">&", ">|", ">"})
+_JOINS = frozenset({"&&", "||", "|&", "|"})
+_OPERATORS = sorted((*_REDIRECTIONS, *_JOINS, ";;", ";&", ";", "&", "(", ")"), key=len, reverse=True)
+
+
 class ShellSyntaxError(ValueError):
     """The shell would refuse the command."""
 
@@ -79,6 +84,8 @@ def _words(command: str) -> list[tuple[str, bool]]:
         elif character == "#" and word is None:
             newline = command.find("\n", at)
             at = end if newline < 0 else newline
+        elif command.startswith("\\\n", at):
+            at += 2  # a line that goes on
         elif character in "\n;&|<>()":
             if word is not None:
                 found.append(("".join(word), plain))
@@ -91,7 +98,7 @@ def _words(command: str) -> list[tuple[str, bool]]:
             plain = plain and kept
     if word is not None:
         found.append(("".join(word), plain))
-    elif last_operator in ("<", ">", ">>", "<<", "|", "&&", "||"):
+    elif last_operator in _REDIRECTIONS or last_operator in _JOINS:
         raise ShellSyntaxError(f"ends after {last_operator}")
     return found
 
@@ -103,16 +110,16 @@ def _add(word: list[str], piece: str) -> list[str]:
 
 def _operator(command: str, at: int, last: str, begun: bool) -> tuple[int, str]:
     """The operator at a place and where it ends. Raises ShellSyntaxError where bash expects none."""
-    pair = command[at : at + 2]
-    operator = pair if pair in ("&&", "||", ">>", "<<", ";;") else command[at]
-    if operator in "()":
+    if command[at] == "\n":
+        if last in _REDIRECTIONS:
+            raise ShellSyntaxError("unexpected line break")
+        return at + 1, last if last in _JOINS else "\n"
+    operator = next(each for each in _OPERATORS if command.startswith(each, at))
+    if operator in ("(", ")"):
         # a simple command goes on: neither a subshell nor a function may start or end here
         raise ShellSyntaxError(f"unexpected {operator}")
-    if operator == "\n":
-        if last in ("<", ">", ">>", "<<"):
-            raise ShellSyntaxError("unexpected line break")
-        return at + 1, operator
-    if last in ("<", ">", ">>", "<<", ";", "&", "|", "&&", "||") or not begun or operator == ";;":
+    after = last in _REDIRECTIONS or (operator not in _REDIRECTIONS and (last != "" or not begun))
+    if after or operator in (";;", ";&"):
         raise ShellSyntaxError(f"unexpected {operator}")
     return at + len(operator), operator
 
@@ -130,9 +137,11 @@ def _piece(command: str, at: int) -> tuple[str, int, bool]:
     if character == "\\":
         if at + 1 >= len(command):
             return "\\", at + 1, True
-        return ("", at + 2, True) if command[at + 1] == "\n" else (command[at + 1], at + 2, True)
+        return command[at + 1], at + 2, True
     if character == "$" and command[at + 1 : at + 2] == "'":
         return _ansi_c(command, at + 2)
+    if character == "$" and command[at + 1 : at + 2] == '"':
+        return _double(command, at + 2)  # a text to be translated
     if character in "$`":
         return _expansion(command, at)
     stop = at + 1
