@@ -187,6 +187,7 @@ def test_detection():
     assert MINI_SWE_AGENT.likes(call_run()) == 97
     assert MINI_SWE_AGENT.likes(text_run()) == 90
     assert MINI_SWE_AGENT.likes([{"role": "user", "content": "hi"}]) == 0
+    assert MINI_SWE_AGENT.likes({"messages": text_run(), "info": True}) == 60
     for value in (None, [], {}, {"messages": None}, {"messages": [None]}, {"trajectory_format": 3}, {"info": 3}):
         assert MINI_SWE_AGENT.likes(value) == 0
 

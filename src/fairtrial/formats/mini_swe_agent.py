@@ -185,9 +185,9 @@ def _likes(value: Any) -> int:
         return 95
     if not _marked(value["messages"]):
         return 0
-    return (
-        85 if isinstance(at(value, "info", "model_stats"), dict) or "exit_status" in (at(value, "info") or ()) else 60
-    )
+    info = value.get("info")
+    ended = isinstance(at(info, "model_stats"), dict) or at(info, "exit_status") is not None
+    return 85 if ended else 60
 
 
 MINI_SWE_AGENT = Format(name=NAME, title="mini-SWE-agent runs, 1.x and 2.x", likes=_likes, decode=_decode)

@@ -209,6 +209,8 @@ class _Reader:
         content, whole = _parts(shape.get(field) if isinstance(seen, dict) else seen, "environment")
         if whole:
             shape.pop(field, None)
+        elif not isinstance(seen, dict):
+            rest["observation"] = seen
         about = dict(stamp)
         if isinstance(shape.get("is_error"), bool):
             about["is_error"] = shape.pop("is_error")
