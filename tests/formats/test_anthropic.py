@@ -317,7 +317,7 @@ def test_anything_is_looked_at_without_an_error(value):
 UNMARKED = {"string answers", "nothing said", "user blocks"}
 
 
-@pytest.mark.parametrize("name", SHAPES.keys() - UNMARKED)
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() - UNMARKED))
 def test_it_knows_its_own(name):
     assert ANTHROPIC.likes(SHAPES[name]) >= 84
 

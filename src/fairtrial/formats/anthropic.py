@@ -36,6 +36,8 @@ def _likes(value: Any) -> int:
         return 0
     if value.get("type") == "message" and "content" in value:
         return 90
+    if any(isinstance(entry, dict) and entry.get("role") not in ("user", "assistant") for entry in messages[:8]):
+        return 0
     tools = value.get("tools")
     if isinstance(tools, list) and tools and isinstance(tools[0], dict) and "input_schema" in tools[0]:
         return 90

@@ -31,6 +31,8 @@ def _skip(value: Any) -> str | None:
 
 
 def _likes(value: Any) -> int:
+    if "system" in value:
+        return 0  # a training file made of it
     role, text = turn(value["conversations"][0])
     asked = "\n\nBased on the HTML webpage above, try to complete the following task:\n" in text
     return 92 if role == "user" and asked and len(value["conversations"]) == 2 else 0

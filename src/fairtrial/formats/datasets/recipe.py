@@ -401,9 +401,11 @@ def numbered(field: str, suffixed: re.Pattern[str] | None = None) -> Callable[[A
 
 
 def opens_with(*marks: str, field: str = "conversations") -> Callable[[Any], int]:
-    """A `likes`: the first user turn in `field` starts with one of `marks`."""
+    """A `likes`: the first user turn in `field` starts with one of `marks`, and no training file added a prompt."""
 
     def likes(value: Any) -> int:
+        if "system" in value:
+            return 0
         for entry in value[field]:
             role, text = turn(entry)
             if role == "user":
