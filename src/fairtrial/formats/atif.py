@@ -316,7 +316,13 @@ def _likes(value: Any) -> int:
     return 85 if {"step_id", "source", "message"} <= steps[0].keys() else 0
 
 
-ATIF = Format(name=NAME, title="ATIF, read 1.4 to 1.8, written 1.7 (Harbor)", likes=_likes, decode=_decode, encode=encoder(VERSION))
+ATIF = Format(
+    name=NAME,
+    title="ATIF, read 1.4 to 1.8, written 1.7 (Harbor)",
+    likes=_likes,
+    decode=_decode,
+    encode=encoder(VERSION),
+)
 ATIF_1_8 = Format(
     name="atif-1.8",
     title="ATIF 1.8 (Harbor; atif reads it)",

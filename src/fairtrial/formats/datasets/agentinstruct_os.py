@@ -24,7 +24,7 @@ def _turn(text: str, draft: Draft) -> None:
         draft.markup(act[: found.start("code")], "```")
         draft.ran("bash", found["code"], thought)
     elif found := _ANSWER.fullmatch(act):
-        draft.markup("answer(", ")")
+        draft.notes.rewrite("answer in a solution tag", act.strip())
         draft.solution(found["answer"], thought)
     elif act.strip() == "finish":
         draft.syntax("finish")

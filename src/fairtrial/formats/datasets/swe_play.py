@@ -39,7 +39,7 @@ def _named(draft: Draft) -> None:
         item["source"] = "environment"
         name, closing, rest = item["content"][len(_RESULT) :].partition("]:\n")
         if closing and not draft.faithful:
-            draft.markup(_RESULT, closing)
+            draft.notes.rewrite("the tool's name in its field", f"{_RESULT}{name}{closing}")
             item["content"], item["name"] = rest, name
 
 

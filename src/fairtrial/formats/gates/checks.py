@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from fairtrial.formats.format import Notes, Row
@@ -138,21 +139,22 @@ def _typed(index: int, item: Item, properties: dict[str, Any]) -> Iterator[Findi
 
 
 def _roles(content: list[Item]) -> Iterator[Finding]:
-    """Tool output labelled as the user's (5)."""
+    """Tool output labelled as the user's (5).
+
+    Where the source labels other results as the environment's, a user's text after a call is the user's word.
+    """
     with_ids = any("call_id" in item for item in content)
-    before: Item | None = None
-    for index, item in enumerate(content):
-        if (
-            before is not None
-            and before["class_"] in CALLS
-            and item.get("source") in ("user", "agent")
-            and not item.get("synthetic")
-            and before.get("function") not in _ENDERS
-            # with ids a missing result is seen there, and a user may interrupt
-            and (not with_ids or "call_id" in item)
-        ):
+    after = [
+        (index, item)
+        for index, (before, item) in enumerate(pairwise(content), 1)
+        if before["class_"] in CALLS and before.get("function") not in _ENDERS and "source" in item
+    ]
+    if not with_ids and any(item["source"] == "environment" for _, item in after):
+        return
+    for index, item in after:
+        # with ids a missing result is seen there, and a user may interrupt
+        if item["source"] in ("user", "agent") and not item.get("synthetic") and (not with_ids or "call_id" in item):
             yield Finding("roles", index, f"what follows a call comes from the {item['source']}")
-        before = item
 
 
 def _thoughts(content: list[Item]) -> Iterator[Finding]:
