@@ -1,6 +1,6 @@
 """How fast trajectories are imported: MB per CPU second and memory, beside a loop of one pydantic object an event.
 
-usage: python benchmarks/import_throughput.py [--save] [--mb 200] [--gb]
+usage: python benchmarks/import_throughput.py [--save] [--mb 500] [--gb]
 
 The file is message-shaped JSON Lines: OpenAI chat rows made from genuine coding-agent trajectories (SWE-smith samples,
 ../shared/cases), or from generated text of the same sizes where those are absent. `--gb` adds a file of 1 GB. CPU
@@ -116,7 +116,7 @@ def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser()
     options.add_argument("--save", action="store_true")
-    options.add_argument("--mb", type=int, default=200)
+    options.add_argument("--mb", type=int, default=500)
     options.add_argument("--gb", action="store_true")
     chosen = options.parse_args()
     rows, origin = genuine_rows()

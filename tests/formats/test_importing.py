@@ -98,6 +98,18 @@ def test_secrets_are_marked_in_rows_and_in_problems(tmp_path, monkeypatch):
     assert summary.redacted == 1
 
 
+def test_strict_leaves_out_what_fails_a_gate_and_says_which(tmp_path):
+    lost = chat({"role": "tool", "tool_call_id": "nobody", "content": "result of nothing"}, id="lost")
+    path = lines(tmp_path / "a.jsonl", chat(id="good"), lost)
+    kept, _ = import_trajectories(str(path), tmp_path / "all")
+    assert len(kept) == 2 and json.loads((kept.path / "quality.json").read_text())["gates"]["call ids"]["failed"] == 1
+    strict, summary = import_trajectories(str(path), tmp_path / "strict", strict=True)
+    assert [row["id"] for row in strict.rows()] == ["good"] and summary.skipped == {"gate: call ids": 1}
+    assert problems(strict)[0]["id"] == "lost" and "nobody" in problems(strict)[0]["message"]
+    gates = json.loads((strict.path / "quality.json").read_text())["gates"]
+    assert not any(gate["failed"] for gate in gates.values())
+
+
 def test_nothing_appears_where_the_import_fails_and_nothing_is_overwritten(tmp_path):
     path = lines(tmp_path / "a.jsonl", chat())
     with pytest.raises(UserError):

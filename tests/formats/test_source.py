@@ -71,6 +71,13 @@ def test_one_document(tmp_path, indent):
     assert read(write(tmp_path, "a.json", json.dumps(document, indent=indent))) == good([document])
 
 
+def test_documents_printed_one_after_the_other(tmp_path):
+    text = "".join(json.dumps(row, indent=4) + "\n" for row in ROWS)
+    assert read(write(tmp_path, "a.json", text)) == good(ROWS)
+    cut = read(write(tmp_path, "b.json", text[:-30]))
+    assert [value for _, value, problem in cut if not problem] == ROWS[:2] and "cut off" in cut[2][2]
+
+
 def test_an_array_can_be_taken_whole(tmp_path):
     path = write(tmp_path, "a.json", json.dumps(ROWS))
     assert source.is_array(path) and read(path, document=True) == good([ROWS])

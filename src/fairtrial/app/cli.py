@@ -165,6 +165,9 @@ def import_(
         bool, typer.Option("--endings", help="Data sets: close open trajectories with a synthetic exchange.")
     ] = False,
     card: Annotated[bool, typer.Option("--card/--no-card", help="Run the gates and write the quality card.")] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leave out every trajectory that fails a gate, with the reason.")
+    ] = False,
     max_errored: Annotated[
         float, typer.Option("--max-errored", min=0, max=1, help="Exit 3 when more than this share had an error.")
     ] = 0.05,
@@ -181,7 +184,9 @@ def import_(
     elif path is None:
         raise UserError("name what to import: fairtrial import PATH (or --formats for the list of formats)")
     else:
-        wanted = trajectories.Import(format_, faithful, endings, max_mb, card, replace, max_errored, quiet, as_json)
+        wanted = trajectories.Import(
+            format_, faithful, endings, max_mb, card, strict, replace, max_errored, quiet, as_json
+        )
         raise typer.Exit(trajectories.import_(path, out, wanted))
 
 

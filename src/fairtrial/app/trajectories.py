@@ -33,6 +33,7 @@ class Import:
     endings: bool
     max_mb: int
     card: bool
+    strict: bool
     replace: bool
     max_errored: float
     quiet: bool
@@ -88,6 +89,7 @@ def import_(target: str, out: Path | None, wanted: Import) -> int:
         place,
         options,
         card=wanted.card,
+        strict=wanted.strict,
         replace=wanted.replace,
         progress=_progress if noisy else None,
     )

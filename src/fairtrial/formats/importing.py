@@ -19,7 +19,7 @@ from fairtrial.core.ids import file_digest
 from fairtrial.core.redact import Redactor
 from fairtrial.formats.collection import MANIFEST, PROBLEMS, TRAJECTORIES, Collection
 from fairtrial.formats.format import Ledgers, Row
-from fairtrial.formats.gates import Card
+from fairtrial.formats.gates import Card, check_row
 from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_file
 from fairtrial.store import storing, whole_file
 
@@ -79,12 +79,14 @@ def import_trajectories(
     options: Options | None = None,
     *,
     card: bool = True,
+    strict: bool = False,
     replace: bool = False,
     progress: Callable[[Summary, str], None] | None = None,
 ) -> tuple[Collection, Summary]:
     """Read `target` (a path, or `hf:OWNER/NAME`) into a new collection at `out`.
 
-    The folder appears when it is complete, or not at all. `card` runs the gates and writes the quality card.
+    The folder appears when it is complete, or not at all. `card` runs the gates and writes the quality card; `strict`
+    leaves out every trajectory that fails a gate, with the reason in the list of problems.
     Raises UserError where nothing can be read or `out` is taken, StorageError where the disk refuses.
     """
     options = options or Options()
@@ -98,6 +100,7 @@ def import_trajectories(
                 stack.enter_context(whole_file(temporary / TRAJECTORIES)),
                 stack.enter_context(whole_file(temporary / PROBLEMS)),
                 Card(target if target.startswith(HUB) else Path(target).name) if card else None,
+                strict,
             )
             for file in found:
                 work.file(file, options)
@@ -125,8 +128,8 @@ def _check_free(out: Path, replace: bool) -> None:
 class _Import:
     """One import in progress."""
 
-    def __init__(self, trajectories: BinaryIO, problems: BinaryIO, card: Card | None) -> None:
-        self._trajectories, self._problems, self._card = trajectories, problems, card
+    def __init__(self, trajectories: BinaryIO, problems: BinaryIO, card: Card | None, strict: bool) -> None:
+        self._trajectories, self._problems, self._card, self._strict = trajectories, problems, card, strict
         self._redactor = Redactor()
         self._ids: dict[str, int] = {}
         self._format = ""
@@ -157,6 +160,10 @@ class _Import:
 
     def _keep(self, reading: Reading, row: Row) -> None:
         summary, notes = self.summary, reading.notes
+        if self._strict and (found := check_row(row, raw=reading.value, notes=notes)):
+            summary.skipped[f"gate: {found[0].code}"] += 1
+            self._tell(reading, "left out", "; ".join(f"gate {one.code}: {one.message}" for one in found), id=row["id"])
+            return
         seen = self._ids[row["id"]] = self._ids.get(row["id"], 0) + 1
         if seen > 1:
             notes.flaw("duplicate id", f'id "{row["id"]}" was there before; this one is "{row["id"]}~{seen}"')

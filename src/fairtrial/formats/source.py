@@ -50,7 +50,7 @@ def values(path: Path, *, document: bool = False, limit: int = MAX_VALUE) -> Ite
         elif shape == "array" and not document:
             yield from _array(file, head, limit)
         else:
-            yield _document(file, head)
+            yield from _documents(file, head, limit)
 
 
 def is_array(path: Path) -> bool:
@@ -230,8 +230,16 @@ def _too_long(what: str, size: int, limit: int) -> str:
     return f"{what} of {size / 1e6:.0f} MB, over the limit of {limit / 1e6:.0f} MB (--max-mb raises it)"
 
 
-def _document(file: BinaryIO, head: bytes) -> Numbered:
-    return _value(1, head + file.read())
+def _documents(file: BinaryIO, head: bytes, limit: int) -> Iterator[Numbered]:
+    """One document of several lines, or several one after the other (as consoles print them)."""
+    while len(head) <= _WHOLE and (part := file.read(_CHUNK)):
+        head += part
+    if len(head) <= _WHOLE and _is_json(head):
+        yield Numbered(1, orjson.loads(head))
+        return
+    number = 0
+    for number, raw in enumerate(_split(file, b"[" + head, limit, closed=False), 1):
+        yield _value(number, raw) if isinstance(raw, bytes) else Numbered(number, problem=raw)
 
 
 def _array(file: BinaryIO, head: bytes, limit: int) -> Iterator[Numbered]:
@@ -252,14 +260,15 @@ def _array(file: BinaryIO, head: bytes, limit: int) -> Iterator[Numbered]:
         yield _value(number, raw) if isinstance(raw, bytes) else Numbered(number, problem=raw)
 
 
-def _split(file: BinaryIO, buffer: bytes, limit: int) -> Iterator[bytes | str]:
-    """The bytes of each element of an array, or what is wrong with it."""
+def _split(file: BinaryIO, buffer: bytes, limit: int, *, closed: bool = True) -> Iterator[bytes | str]:
+    """The bytes of each element of an array, or what is wrong with it; `closed`: a bracket has to end it."""
     at = buffer.index(b"[") + 1
     while True:
         while (begin := _BEGIN.search(buffer, at)) is None:
             buffer, at = file.read(_CHUNK), 0
             if not buffer:
-                yield "the array has no end: the file is cut off"
+                if closed:
+                    yield "the array has no end: the file is cut off"
                 return
         if begin[0] == b"]":
             return
