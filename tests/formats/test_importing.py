@@ -124,6 +124,32 @@ def test_nothing_appears_where_the_import_fails_and_nothing_is_overwritten(tmp_p
         import_trajectories(str(path), tmp_path / "mine", replace=True)
 
 
+def test_one_unreadable_file_of_many_costs_only_itself(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    lines(folder / "a.jsonl", chat(id="one"))
+    (folder / "b.eval").write_bytes(b"PK no zip")
+    (folder / "c.jsonl").write_text("")
+    collection, summary = run(folder, tmp_path / "out")
+    assert (len(collection), summary.rejected) == (1, 2)
+    assert {entry["file"]: entry["message"] for entry in problems(collection)}.keys() == {"b.eval", "c.jsonl"}
+    with pytest.raises(UserError, match="zip"):
+        run(folder / "b.eval", tmp_path / "alone")
+    with pytest.raises(UserError, match="holds no readable value"):
+        run(folder / "c.jsonl", tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_value_nested_too_deeply_is_rejected(tmp_path):
+    deep = {}
+    for _ in range(900):
+        deep = {"a": deep}
+    odd = chat()
+    odd["messages"][0]["more"] = deep
+    collection, summary = run(lines(tmp_path / "a.jsonl", odd, chat(id="x")), tmp_path / "out", format="openai-chat")
+    assert (len(collection), summary.rejected) == (1, 1) and "nested too deeply" in summary.first_problems[0]
+
+
 def test_a_collection_can_be_exported_and_read_again(tmp_path):
     talk = chat({"role": "assistant", "content": "look", "tool_calls": [CALL]}, id="t")
     talk["messages"].append({"role": "tool", "tool_call_id": "c1", "content": "a.txt"})

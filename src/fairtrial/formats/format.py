@@ -187,4 +187,5 @@ def decode(format: Format, value: Any, notes: Notes) -> Row | Skip:
 def _shape_error(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f'no field "{error.args[0]}"'
-    return "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+    deep = isinstance(error, RecursionError) or "Recursion limit" in str(error)  # the second is orjson's
+    return "nested too deeply" if deep else one_line(error)

@@ -20,7 +20,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.formats.collection import MANIFEST, PROBLEMS, TRAJECTORIES, Collection
 from fairtrial.formats.format import Ledgers, Row
 from fairtrial.formats.gates import Card, check_row
-from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_file
+from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_found
 from fairtrial.store import storing, whole_file
 
 _RAW_LIMIT = 1 << 20
@@ -103,9 +103,11 @@ def import_trajectories(
                 strict,
             )
             for file in found:
-                work.file(file, options)
+                work.file(file, options, alone=len(found) == 1)
                 if progress is not None:
                     progress(work.summary, file.file if isinstance(file, Reading) else file.name)
+        if not work.summary.values:
+            raise UserError(f"{target}: holds nothing to import")
         with storing(out):
             work.finish(temporary, found, options, target)
             if replace and out.exists():
@@ -135,14 +137,12 @@ class _Import:
         self._format = ""
         self.summary = Summary()
 
-    def file(self, file: SourceFile | Reading, options: Options) -> None:
+    def file(self, file: SourceFile | Reading, options: Options, *, alone: bool) -> None:
         """Take one file's values in."""
-        if isinstance(file, Reading):
-            self._take(file)
-            return
-        self._format = file.format.name
-        self.summary.formats[self._format] += 1
-        for reading in read_file(file, options):
+        if isinstance(file, SourceFile):
+            self._format = file.format.name
+            self.summary.formats[self._format] += 1
+        for reading in read_found(file, options, alone=alone):
             self._take(reading)
 
     def _take(self, reading: Reading) -> None:

@@ -87,15 +87,26 @@ def find(target: str, options: Options) -> list[SourceFile | Reading]:
 def read(target: str, options: Options | None = None) -> Iterator[Reading]:
     """Every value of a path as a `Reading`, streamed. Raises UserError where nothing there can be read."""
     options = options or Options()
-    for file in find(target, options):
-        if isinstance(file, Reading):
-            yield file
-        else:
-            yield from read_file(file, options)
+    found = find(target, options)
+    for file in found:
+        yield from read_found(file, options, alone=len(found) == 1)
+
+
+def read_found(file: SourceFile | Reading, options: Options, *, alone: bool) -> Iterator[Reading]:
+    """Every value of one of the files found. One of many that turns out to be unreadable is a problem in its place."""
+    if isinstance(file, Reading):
+        yield file
+        return
+    try:
+        yield from read_file(file, options)
+    except UserError as error:
+        if alone:
+            raise
+        yield Reading(file.name, 0, problem=str(error).removeprefix(f"{file.path}: "))
 
 
 def read_file(file: SourceFile, options: Options) -> Iterator[Reading]:
-    """Every value of one file as a `Reading`, streamed."""
+    """Every value of one file as a `Reading`, streamed. Raises UserError where the file itself cannot be read."""
     repeats: dict[str, int] = {}
     numbered = file.values()
     if file.format.gather is not None:
@@ -193,8 +204,9 @@ def _file(path: Path, name: str, options: Options) -> SourceFile:
         document = _takes_whole(format, path, options) if source.is_array(path) else False
     else:
         how = "detected"
+        sample = _sample(path, options)
         try:
-            found = detect(_sample(path, options), array=source.is_array(path))
+            found = detect(sample, array=source.is_array(path))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         if found is None:
@@ -211,9 +223,11 @@ def _takes_whole(format: Format, path: Path, options: Options) -> bool:
 
 def _sample(path: Path, options: Options) -> list[Any]:
     numbered = itertools.islice(source.values(path, limit=options.limit), 4 * _SAMPLE)
-    sample = [item.value for item in numbered if item.problem is None][:_SAMPLE]
+    seen = list(numbered)
+    sample = [item.value for item in seen if item.problem is None][:_SAMPLE]
     if not sample:
-        raise UserError(f"{path}: holds no readable value")
+        why = f" (line {seen[0].line}: {seen[0].problem})" if seen else ""
+        raise UserError(f"{path}: holds no readable value{why}")
     return sample
 
 

@@ -12,30 +12,12 @@ from typing import Any
 
 from fairtrial.formats.call_syntax import parse_python_call
 from fairtrial.formats.datasets.recipe import Draft, Recipe, Unfit
-from fairtrial.formats.datasets.signatures import by_name, signatures
+from fairtrial.formats.datasets.signatures import BROWSERGYM, by_name, signatures
 from fairtrial.formats.datasets.steps import gathered, repeated, tail
 from fairtrial.formats.format import Notes, RowError
 from fairtrial.formats.items import Item, api, message, text, web
 
-_MOUSE = "button: Literal['left', 'middle', 'right'] = 'left', modifiers: list[str] = None"
-_TOOLS = signatures(
-    "noop(wait_ms: float = 1000)",
-    "scroll(delta_x: float, delta_y: float)",
-    "fill(bid: str, value: str)",
-    "select_option(bid: str, options: str | list[str])",
-    f"click(bid: str, {_MOUSE})",
-    f"dblclick(bid: str, {_MOUSE})",
-    "hover(bid: str)",
-    "press(bid: str, key_comb: str)",
-    "focus(bid: str)",
-    "clear(bid: str)",
-    "drag_and_drop(from_bid: str, to_bid: str)",
-    "upload_file(bid: str, file: str | list[str])",
-    "go_back()",
-    "go_forward()",
-    "goto(url: str)",
-)
-_CALLABLE = by_name((*_TOOLS, *signatures("send_msg_to_user(text: str)")))
+_CALLABLE = by_name((*BROWSERGYM, *signatures("send_msg_to_user(text: str)")))
 _ANSWER = "send_msg_to_user"
 _VIEWPORT = [1280, 1440]
 _SHOT = "datasets/go-browse-wa/screenshots/{:05d}-{:02d}.png"
@@ -197,6 +179,6 @@ GO_BROWSE = Recipe(
     skip=lambda value: "reward below 1" if value["steps"][0]["traj_data"]["reward"] < 1 else None,
     used=frozenset({"steps"}),
     ending="never",
-    tools=_TOOLS,
+    tools=BROWSERGYM,
     gather=gathered(lambda row: row["traj_data"]["traj_num"]),
 ).format()

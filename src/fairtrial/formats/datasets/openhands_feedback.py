@@ -16,13 +16,12 @@ from fairtrial.core.ids import digest
 from fairtrial.formats.call_syntax import parse_python_calls
 from fairtrial.formats.datasets.openhands_page import page
 from fairtrial.formats.datasets.recipe import Draft, Recipe, Unfit
-from fairtrial.formats.datasets.signatures import by_name, signatures
+from fairtrial.formats.datasets.signatures import BROWSERGYM, by_name, signatures
 from fairtrial.formats.datasets.steps import repeated
 from fairtrial.formats.format import Notes, RowError
 from fairtrial.formats.items import Item, api, code, image, message, text
 
-_MOUSE = "button: Literal['left', 'middle', 'right'] = 'left', modifiers: list[str] = []"
-_TOOLS = signatures(
+_OWN = signatures(
     "initialize(env_vars: dict)",
     "change_agent_state(agent_state: str)",
     "delegate_to_agent(agent: str, task: str)",
@@ -37,23 +36,9 @@ _TOOLS = signatures(
     "read(path: str, start: int, end: int)",
     "crawl(link: str)",
     "rag_search(query: str)",
-    "goto(url: str)",
-    "go_back()",
-    "go_forward()",
-    "noop(wait_ms: float = 1000)",
-    "scroll(delta_x: float, delta_y: float)",
-    "fill(bid: str, value: str)",
-    "select_option(bid: str, options: str | list[str])",
-    f"click(bid: str, {_MOUSE})",
-    f"dblclick(bid: str, {_MOUSE})",
-    "hover(bid: str)",
-    "press(bid: str, key_comb: str)",
-    "focus(bid: str)",
-    "clear(bid: str)",
-    "drag_and_drop(from_bid: str, to_bid: str)",
-    "upload_file(bid: str, file: str | list[str])",
     "send_msg_to_user(msg: str)",
 )
+_TOOLS = (*_OWN, *BROWSERGYM)
 _BY_NAME = by_name(_TOOLS)
 _DELEGATES = {"RagAgent": ("task", "query"), "CrawlAgent": ("task", "link")}
 _REPEATED = frozenset({"command", "code", "outputs"})

@@ -80,3 +80,24 @@ def _schema(node: ast.expr) -> dict[str, Any]:
 def _union(choices: list[ast.expr]) -> dict[str, Any]:
     schemas = [schema for choice in choices if (schema := _schema(choice)) != {"type": "null"}]
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+_MOUSE = "button: Literal['left', 'middle', 'right'] = 'left', modifiers: list[str] = None"
+BROWSERGYM = signatures(
+    "noop(wait_ms: float = 1000)",
+    "scroll(delta_x: float, delta_y: float)",
+    "fill(bid: str, value: str)",
+    "select_option(bid: str, options: str | list[str])",
+    f"click(bid: str, {_MOUSE})",
+    f"dblclick(bid: str, {_MOUSE})",
+    "hover(bid: str)",
+    "press(bid: str, key_comb: str)",
+    "focus(bid: str)",
+    "clear(bid: str)",
+    "drag_and_drop(from_bid: str, to_bid: str)",
+    "upload_file(bid: str, file: str | list[str])",
+    "go_back()",
+    "go_forward()",
+    "goto(url: str)",
+)
+"""BrowserGym's actions on elements by id, which several data sets use."""
