@@ -19,6 +19,7 @@ from fairtrial.core.errors import UserError
 from fairtrial.core.ids import digest
 from fairtrial.formats.collection import Collection
 from fairtrial.formats.format import Format, Ledgers, Notes, Row, RowError
+from fairtrial.formats.own import NAME
 from fairtrial.formats.reading import Options, one_line_of, read
 from fairtrial.store import storing, whole_file
 
@@ -134,6 +135,9 @@ def _encoded(row: Row, format: Format, endings: bool, written: Written) -> list[
     """The values of one trajectory; none where the format cannot hold it, which is counted."""
     assert format.encode is not None
     notes = Notes(endings=endings)
+    if format.name != NAME and NAME in (extra := row.get("extra") or {}):
+        # where the import had it from: nothing that the source said
+        row = {**row, "extra": {name: value for name, value in extra.items() if name != NAME}}
     try:
         values = list(format.encode(row, notes))
     except RowError as error:

@@ -20,6 +20,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.formats.collection import MANIFEST, PROBLEMS, TRAJECTORIES, Collection
 from fairtrial.formats.format import Ledgers, Row
 from fairtrial.formats.gates import Card, check_row
+from fairtrial.formats.own import NAME
 from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_found
 from fairtrial.store import storing, whole_file
 
@@ -170,7 +171,7 @@ class _Import:
             row = {**row, "id": f"{row['id']}~{seen}"}
         origin = {"imported from": f"{reading.file}:{reading.line}", "as": self._format}
         extra: dict[str, Any] = row.get("extra") or {}
-        row = {**row, "extra": {**extra, "fairtrial": extra.get("fairtrial", origin)}}
+        row = {**row, "extra": {**extra, NAME: extra.get(NAME, origin)}}
         try:
             line = self._line(row)
         except TypeError:  # orjson's own limit on depth

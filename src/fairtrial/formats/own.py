@@ -7,6 +7,7 @@ from typing import Any
 
 from fairtrial.formats.format import Format, Notes, Row, RowError
 
+NAME = "fairtrial"
 _KNOWN = frozenset(
     {"id", "content", "tools", "model_calls", "reward", "subagents", "details", "extra"},
 )
@@ -34,4 +35,4 @@ def _encode(row: Row, notes: Notes) -> Iterator[Row]:
     yield row
 
 
-OWN = Format(name="fairtrial", title="fairtrial trajectories", likes=_likes, decode=_decode, encode=_encode)
+OWN = Format(name=NAME, title="fairtrial trajectories", likes=_likes, decode=_decode, encode=_encode)
