@@ -54,6 +54,19 @@ def test_usage_and_trajectory_that_a_command_leaves_are_taken(lab, script):
     assert record.scores["reward"] == 1.0
 
 
+def test_a_trajectory_in_another_format_is_read_and_the_original_is_kept(lab, script):
+    lab.task()
+    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    talk = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "I look.", "tool_calls": [call]}]
+    theirs = json.dumps({"messages": [*talk, {"role": "tool", "tool_call_id": "c1", "content": "a.txt"}]})
+    record = lab.run(script(f"import os\nopen(os.environ['FAIRTRIAL_TRAJECTORY'], 'w').write({theirs!r})\n" + SOLVE))
+    assert record.flags == () and record.scores["reward"] == 1.0
+    assert [item.class_ for item in record.trajectory.content] == ["text_observation", "api_action", "text_observation"]
+    assert record.trajectory.content[1].kwargs == {"command": "ls"}
+    assert "read as openai-chat" in record.details["agent"]["trajectory"]
+    assert lab.out(record, "agent_trajectory.json") == theirs
+
+
 def test_usage_over_a_limit_fails_the_trial_and_keeps_what_was_spent(lab, script):
     lab.task()
     agent = script("import os\nopen(os.environ['FAIRTRIAL_USAGE'], 'w').write('{\"input_tokens\": 3000}')\n" + SOLVE)

@@ -86,6 +86,11 @@ def test_every_format_survives_any_json_value_when_asked_whether_it_likes_it():
         {"conversations": [[]]},
         {"id": {}, "kind": 1},
     ]
+    deep: list = []
+    row: dict = {"role": "user", "content": "x"}
+    for _ in range(1000):
+        deep, row = [deep], {"messages": [row], "content": [row], "steps": [row], "type": "user"}
+    odd += [deep, {"messages": deep}, {"content": deep}, row]
     for name in names("formats"):
         for value in odd:
             assert 0 <= named(name).likes(value) <= 100, (name, value)

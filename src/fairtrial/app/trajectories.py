@@ -149,7 +149,8 @@ def _print_gates(place: Path) -> None:
     broken = {name: gate for name, gate in gates.items() if gate["failed"]}
     _say(f"gates: {len(gates) - len(broken)} of {len(gates)} hold; quality card: {place / 'quality.html'}")
     for name, gate in broken.items():
-        _say(f"  {name}: {gate['failed']:,} trajectories fail; {gate['passes']}")
+        many = "1 trajectory fails" if gate["failed"] == 1 else f"{gate['failed']:,} trajectories fail"
+        _say(f"  {name}: {many}; {gate['passes']}")
 
 
 def _say_text(text: Ledgers) -> None:
