@@ -1,1 +1,1 @@
-"""The small model family: KDA, MLA with sparse attention and plain attention behind one pattern string (needs torch)."""
+"""The small model family: KDA, MLA, sparse and plain attention behind one pattern string (needs torch)."""

@@ -1,0 +1,1 @@
+"""Token mixers as plain functions of tensors, each with a slow oracle and fast back ends."""
