@@ -160,8 +160,8 @@ def _scores(tiles: Tiles, levels: list[tuple[Tensor, Tensor]]) -> Tensor:
         if size == 1:
             block = (rows * columns.unsqueeze(3)).sum(-1)
         else:
-            block = torch.bmm(rows.view(-1, 2 * size, width), columns.view(-1, size, width).transpose(1, 2))
-        _blocks(a_nCXC, size).copy_(block.view(n, pairs, size, 2, size).permute(0, 2, 3, 4, 1))
+            block = torch.bmm(rows.reshape(-1, 2 * size, width), columns.reshape(-1, size, width).transpose(1, 2))
+        _blocks(a_nCXC, size).copy_(block.reshape(n, pairs, size, 2, size).permute(0, 2, 3, 4, 1))
         size *= 2
     a_nCXC[:, :, 1].diagonal(dim1=1, dim2=2).copy_((tiles.q_nCK * tiles.k_nCK).sum(-1))
     return a_nCXC
@@ -224,8 +224,8 @@ def _scores_backward(
         rows = both.view(n, pairs, 2, size, 2, width)[:, :, 1] * up.unsqueeze(3)
         columns = tiles.k_nCK.view(shape)[:, :, 0] * down
         block = _blocks(da_nCXC, size).permute(0, 4, 1, 2, 3).reshape(-1, 2 * size, size)
-        d_rows = torch.bmm(block, columns.view(-1, size, width)).view_as(rows)
-        d_columns = torch.bmm(block.transpose(1, 2), rows.view(-1, 2 * size, width)).view_as(columns)
+        d_rows = torch.bmm(block, columns.reshape(-1, size, width)).view_as(rows)
+        d_columns = torch.bmm(block.transpose(1, 2), rows.reshape(-1, 2 * size, width)).view_as(columns)
         d_head[:, :, 1] += (rows * d_rows).sum(3)
         d_tail[:, :, 0] += columns * d_columns
         grads.k_nCK.view(shape)[:, :, 1] += d_rows[:, :, :, 0] * up
