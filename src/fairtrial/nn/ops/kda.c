@@ -1,0 +1,543 @@
+/* Kimi Delta Attention on a CPU: the recurrence and its adjoint, fp32 (Kimi Linear technical report, section 3, Eq. 1).
+ *
+ *   S^_t = Diag(exp g_t) S_{t-1};  r_t = v_t - S^_t^T k_t;  e_t = beta_t r_t;  S_t = S^_t + k_t e_t^T;  o_t = s S_t^T q_t
+ *
+ * Axes: N sequences, t time, H key heads, HV value heads, K key channels, V value channels, C tokens between checkpoints.
+ * The columns of S never mix, so every column is computed with one order of operations: rows 0..K-1, one after the other.
+ * Which tile, thread, batch or call a column falls into therefore changes no bit of o, of the state or of a gradient.
+ * The sums of the adjoint over V run over groups of GROUP columns, and over groups in their order.
+ *
+ * Compiled once per instruction set (KDA_ISA names it, see hatch_build.py); the unit "base" also tells which one to use.
+ * No product may be followed by a sum whose form depends on the path: contraction to FMA would round it differently.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#define PASTE2(a, b) a##_##b
+#define PASTE(a, b) PASTE2(a, b)
+#define NAME(x) PASTE(x, KDA_ISA)
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define SLAB 4 /* vectors of K channels whose three sums stay in registers */
+#define LOW1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define HIGH1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#define LOW2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define HIGH2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define LOW4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define HIGH4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define LOW8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define HIGH8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#elif defined(__AVX2__)
+#define LANES 8
+#define SLAB 2
+#define LOW1 0, 8, 2, 10, 4, 12, 6, 14
+#define HIGH1 1, 9, 3, 11, 5, 13, 7, 15
+#define LOW2 0, 1, 8, 9, 4, 5, 12, 13
+#define HIGH2 2, 3, 10, 11, 6, 7, 14, 15
+#define LOW4 0, 1, 2, 3, 8, 9, 10, 11
+#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15
+#else
+#define LANES 4
+#define SLAB 2
+#define LOW1 0, 4, 2, 6
+#define HIGH1 1, 5, 3, 7
+#define LOW2 0, 1, 4, 5
+#define HIGH2 2, 3, 6, 7
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
+typedef float vec_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), may_alias));
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (uvec){__VA_ARGS__})
+#endif
+
+enum { CHUNK = 32, GROUP = 32, MAX_NV = 4, STATE_BYTES = 16384 };
+
+struct kda_args {
+    int64_t n, t, h, hv, k, v, threads, parts;
+    double scale;
+    const int64_t *cu; /* [N+1] token offsets, or NULL: sequence i is tokens i*t to (i+1)*t */
+    const float *q, *key, *val, *g, *beta, *s0;
+    float *o, *s1, *r, *checkpoints; /* r, checkpoints: NULL where no gradient is wanted */
+    const float *dout, *ds1;
+    float *dq, *dkey, *dval, *dg, *dbeta, *ds0;
+    int64_t group_k, group_1; /* floats from one group's dq, dkey, dg (dbeta) to the next one's; 0: added up in place */
+};
+
+INLINE void interleave(vec *a, vec *b, int s) {
+    vec x = *a, y = *b;
+    if (s == 1) *a = SHUFFLE(x, y, LOW1), *b = SHUFFLE(x, y, HIGH1);
+    if (s == 2) *a = SHUFFLE(x, y, LOW2), *b = SHUFFLE(x, y, HIGH2);
+#if LANES >= 8
+    if (s == 4) *a = SHUFFLE(x, y, LOW4), *b = SHUFFLE(x, y, HIGH4);
+#endif
+#if LANES >= 16
+    if (s == 8) *a = SHUFFLE(x, y, LOW8), *b = SHUFFLE(x, y, HIGH8);
+#endif
+}
+
+/* x[i][j] <-> x[j][i] */
+INLINE void transpose(vec *x) {
+    UNROLL for (int s = 1; s < LANES; s *= 2)
+        UNROLL for (int i = 0; i < LANES; i++)
+            if (!(i & s)) interleave(x + i, x + i + s, s);
+}
+
+/* Lane i of the result is the sum of x[i]: LANES horizontal sums at once, each in the same tree. x is overwritten. */
+INLINE vec row_sums(vec *x) {
+    UNROLL for (int s = 1; s < LANES; s *= 2)
+        UNROLL for (int i = 0; i < LANES; i += 2 * s) {
+            interleave(x + i, x + i + s, s);
+            x[i] = x[i] + x[i + s];
+        }
+    return x[0];
+}
+
+INLINE vec exponential(vec x) {
+    const float round = 12582912.0f;
+    vec z = x * 1.44269504f + round;
+    vec n = z - round;
+    vec r = x - n * 0.693145752f;
+    r = r - n * 1.42860677e-6f;
+    vec y = r * 1.3888889e-3f + 8.3333333e-3f;
+    y = y * r + 4.1666667e-2f;
+    y = y * r + 1.6666667e-1f;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    uvec bits = (uvec)y + ((uvec)z << 23);
+    uvec under = (uvec)(x < -87.0f), over = (uvec)(x > 88.0f);
+    return (vec)((bits & ~under & ~over) | (over & 0x7f800000u));
+}
+
+/* alpha_t = exp(g_t) for one token, into a row padded with zeros. Never inlined: one code for every caller. */
+static __attribute__((noinline)) void decay_row(float *alpha, const float *g, int64_t k) {
+    int64_t i = 0;
+    for (; i + LANES <= k; i += LANES) *(vec *)(alpha + i) = exponential(*(const vec_any *)(g + i));
+    if (i < k) {
+        float last[LANES] __attribute__((aligned(64))) = {0};
+        memcpy(last, g + i, (size_t)(k - i) * 4);
+        vec y = exponential(*(vec *)last);
+        memset(alpha + i, 0, sizeof last);
+        memcpy(alpha + i, &y, (size_t)(k - i) * 4);
+    }
+}
+
+/* n floats into a row of `width`, the rest zero */
+INLINE void padded(float *to, const float *from, int64_t n, int64_t width) {
+    memcpy(to, from, (size_t)n * 4);
+    if (n < width) memset(to + n, 0, (size_t)(width - n) * 4);
+}
+
+static int64_t rounded(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+static void bounds(const struct kda_args *a, int64_t n, int64_t *first, int64_t *len) {
+    *first = a->cu ? a->cu[n] : n * a->t;
+    *len = a->cu ? a->cu[n + 1] - *first : a->t;
+}
+
+/* Where a chunk's checkpoint stands, in floats: floor(first / C) + n leaves room for the sequences before. */
+static int64_t checkpoint(const struct kda_args *a, int64_t first, int64_t n, int64_t chunk, int64_t hv) {
+    return ((first / CHUNK + n + chunk) * a->hv + hv) * a->k * a->v;
+}
+
+/* ---- forward ---- */
+
+/* Columns [col, col + cols) of value head hv, kept as rows of nv vectors: the state s, and p = S^^T k of the next token. */
+struct tile {
+    int64_t hv, col, cols, nv;
+    vec *s, *p;
+};
+
+/* One sweep over a state: write token t (if `prev`), then decay by token t+1 and read with k_{t+1} (if `next`). */
+INLINE void sweep(const int nv, const int prev, const int next, int64_t k, vec *s, const vec *e, const float *kt,
+                  const float *qt, const float *an, const float *kn, vec *o, vec *p) {
+    vec oo[MAX_NV], pp[MAX_NV], ee[MAX_NV];
+    UNROLL for (int j = 0; j < nv; j++) {
+        oo[j] = pp[j] = (vec){0};
+        if (prev) ee[j] = e[j];
+    }
+    for (int64_t d = 0; d < k; d++, s += nv) {
+        UNROLL for (int j = 0; j < nv; j++) {
+            vec x = s[j];
+            if (prev) {
+                x = x + kt[d] * ee[j];
+                oo[j] = oo[j] + qt[d] * x;
+            }
+            if (next) {
+                x = an[d] * x;
+                pp[j] = pp[j] + kn[d] * x;
+            }
+            s[j] = x;
+        }
+    }
+    UNROLL for (int j = 0; j < nv; j++) {
+        if (prev) o[j] = oo[j];
+        if (next) p[j] = pp[j];
+    }
+}
+
+static void state_in(const struct tile *x, const float *from, const struct kda_args *a) {
+    const int64_t width = x->nv * LANES;
+    float *s = (float *)x->s;
+    if (!from) memset(s, 0, (size_t)(a->k * width) * 4);
+    else for (int64_t d = 0; d < a->k; d++) padded(s + d * width, from + d * a->v + x->col, x->cols, width);
+}
+
+static void state_out(const struct tile *x, float *to, const struct kda_args *a) {
+    const float *s = (const float *)x->s;
+    for (int64_t d = 0; d < a->k; d++) memcpy(to + d * a->v + x->col, s + d * x->nv * LANES, (size_t)x->cols * 4);
+}
+
+/* A tile through tokens [t0, t1) of a sequence of `len` tokens; alpha has rows t0..t1. */
+INLINE void tile_chunk(const int nv, const struct kda_args *a, const struct tile *x, int64_t first, int64_t t0,
+                       int64_t t1, int64_t len, const float *alpha, int64_t kp, float *saved) {
+    const int64_t k = a->k, head = x->hv / (a->hv / a->h);
+    const size_t bytes = (size_t)x->cols * 4;
+    vec v[MAX_NV], r[MAX_NV], e[MAX_NV], o[MAX_NV];
+    if (t0 == 0) sweep(nv, 0, 1, k, x->s, 0, 0, 0, alpha, a->key + (first * a->h + head) * k, 0, x->p);
+    if (saved) state_out(x, saved, a);
+    for (int64_t t = t0; t < t1; t++) {
+        const int64_t at = ((first + t) * a->hv + x->hv) * a->v + x->col, row = ((first + t) * a->h + head) * k;
+        const float *kt = a->key + row, *qt = a->q + row;
+        const float beta = a->beta[(first + t) * a->hv + x->hv];
+        padded((float *)v, a->val + at, x->cols, nv * LANES);
+        UNROLL for (int j = 0; j < nv; j++) {
+            r[j] = v[j] - x->p[j];
+            e[j] = beta * r[j];
+        }
+        if (a->r) memcpy(a->r + at, r, bytes);
+        if (t + 1 < len) sweep(nv, 1, 1, k, x->s, e, kt, qt, alpha + (t + 1 - t0) * kp, kt + a->h * k, o, x->p);
+        else sweep(nv, 1, 0, k, x->s, e, kt, qt, 0, 0, o, 0);
+        UNROLL for (int j = 0; j < nv; j++) o[j] = (float)a->scale * o[j];
+        memcpy(a->o + at, o, bytes);
+    }
+}
+
+static int64_t tile_vectors(const struct kda_args *a) {
+    int64_t nv = MAX_NV;
+    while (nv > 2 && a->k * nv * LANES * 4 > STATE_BYTES) nv /= 2;
+    return nv;
+}
+
+static int64_t forward_tiles(const struct kda_args *a) {
+    const int64_t width = tile_vectors(a) * LANES;
+    return (a->v + width - 1) / width;
+}
+
+static size_t forward_floats(const struct kda_args *a) {
+    const int64_t tiles = (forward_tiles(a) + a->parts - 1) / a->parts;
+    return (size_t)((CHUNK + 1) * rounded(a->k, LANES) + tiles * (a->k + 1) * tile_vectors(a) * LANES);
+}
+
+static struct tile tile_at(const struct kda_args *a, int64_t hv, int64_t index, float *memory) {
+    const int64_t width = tile_vectors(a) * LANES, col = index * width;
+    struct tile x = {hv, col, a->v - col < width ? a->v - col : width, width / LANES, (vec *)memory, 0};
+    while (x.nv > 1 && x.nv / 2 * LANES >= x.cols) x.nv /= 2;
+    x.p = x.s + a->k * x.nv;
+    return x;
+}
+
+/* One part of the tiles of one value head of one sequence, from its first token to its last. */
+static void forward_item(const struct kda_args *a, int64_t item, float *scratch) {
+    const int64_t part = item % a->parts, hv = item / a->parts % a->hv, n = item / a->parts / a->hv;
+    const int64_t tiles = forward_tiles(a), from = tiles * part / a->parts, to = tiles * (part + 1) / a->parts;
+    const int64_t kp = rounded(a->k, LANES), state = (n * a->hv + hv) * a->k * a->v;
+    const int64_t step = (a->k + 1) * tile_vectors(a) * LANES;
+    float *alpha = scratch, *memory = scratch + (CHUNK + 1) * kp;
+    int64_t first, len;
+    bounds(a, n, &first, &len);
+    for (int64_t i = from; i < to; i++) {
+        struct tile x = tile_at(a, hv, i, memory + (i - from) * step);
+        state_in(&x, a->s0 ? a->s0 + state : 0, a);
+    }
+    if (len > 0) decay_row(alpha, a->g + (first * a->hv + hv) * a->k, a->k);
+    for (int64_t t0 = 0; t0 < len; t0 += CHUNK) {
+        const int64_t t1 = t0 + CHUNK < len ? t0 + CHUNK : len;
+        float *saved = a->checkpoints ? a->checkpoints + checkpoint(a, first, n, t0 / CHUNK, hv) : 0;
+        if (t0) memcpy(alpha, alpha + CHUNK * kp, (size_t)kp * 4);
+        for (int64_t t = t0 + 1; t <= t1 && t < len; t++)
+            decay_row(alpha + (t - t0) * kp, a->g + ((first + t) * a->hv + hv) * a->k, a->k);
+        for (int64_t i = from; i < to; i++) {
+            struct tile x = tile_at(a, hv, i, memory + (i - from) * step);
+            if (x.nv == 4) tile_chunk(4, a, &x, first, t0, t1, len, alpha, kp, saved);
+            else if (x.nv == 2) tile_chunk(2, a, &x, first, t0, t1, len, alpha, kp, saved);
+            else tile_chunk(1, a, &x, first, t0, t1, len, alpha, kp, saved);
+        }
+    }
+    for (int64_t i = from; i < to; i++) {
+        struct tile x = tile_at(a, hv, i, memory + (i - from) * step);
+        state_out(&x, a->s1 + state, a);
+    }
+}
+
+/* ---- backward: the adjoint of the recurrence, states kept transposed [GROUP][K] ---- */
+
+static int64_t groups(const struct kda_args *a) { return (a->v + GROUP - 1) / GROUP; }
+
+/* Columns of a state [K][V] in memory to rows of `kp` floats; what is beyond K or `cols` is zero. */
+static void columns_in(float *to, int64_t kp, const float *from, const struct kda_args *a, int64_t cols) {
+    memset(to, 0, (size_t)(GROUP * kp) * 4);
+    if (!from) return;
+    for (int64_t d = 0; d < a->k; d += LANES)
+        for (int64_t c = 0; c < cols; c += LANES) {
+            if (d + LANES <= a->k && c + LANES <= cols) {
+                vec x[LANES];
+                UNROLL for (int i = 0; i < LANES; i++) x[i] = *(const vec_any *)(from + (d + i) * a->v + c);
+                transpose(x);
+                UNROLL for (int i = 0; i < LANES; i++) *(vec *)(to + (c + i) * kp + d) = x[i];
+            } else {
+                for (int64_t i = d; i < a->k && i < d + LANES; i++)
+                    for (int64_t j = c; j < cols && j < c + LANES; j++) to[j * kp + i] = from[i * a->v + j];
+            }
+        }
+}
+
+static void columns_out(float *to, const float *from, int64_t kp, const struct kda_args *a, int64_t cols) {
+    for (int64_t d = 0; d < a->k; d++)
+        for (int64_t c = 0; c < cols; c++) to[d * a->v + c] = from[c * kp + d];
+}
+
+/* The sum of x[i] * y[i] over GROUP floats, in one fixed tree. */
+INLINE float dot(const float *x, const float *y) {
+    float part[LANES] __attribute__((aligned(64)));
+    vec sum = (vec){0};
+    for (int c = 0; c < GROUP; c += LANES) sum = sum + *(const vec *)(x + c) * *(const vec *)(y + c);
+    *(vec *)part = sum;
+    for (int s = LANES / 2; s > 0; s /= 2)
+        for (int i = 0; i < s; i++) part[i] = part[i] + part[i + s];
+    return part[0];
+}
+
+/* D += q do^T; de = D^T k (one token, all columns of a group). */
+INLINE void adjoint_read(int64_t kp, float *d, const float *q, const float *k, const float *dout, float *de) {
+    vec sums[GROUP];
+    for (int c = 0; c < GROUP; c += 4) {
+        vec s0 = (vec){0}, s1 = s0, s2 = s0, s3 = s0;
+        float *x = d + c * kp;
+        for (int64_t i = 0; i < kp; i += LANES, x += LANES) {
+            const vec qi = *(const vec *)(q + i), ki = *(const vec *)(k + i);
+            const vec a0 = *(vec *)x + qi * dout[c], a1 = *(vec *)(x + kp) + qi * dout[c + 1];
+            const vec a2 = *(vec *)(x + 2 * kp) + qi * dout[c + 2], a3 = *(vec *)(x + 3 * kp) + qi * dout[c + 3];
+            *(vec *)x = a0, *(vec *)(x + kp) = a1, *(vec *)(x + 2 * kp) = a2, *(vec *)(x + 3 * kp) = a3;
+            s0 = s0 + a0 * ki, s1 = s1 + a1 * ki, s2 = s2 + a2 * ki, s3 = s3 + a3 * ki;
+        }
+        sums[c] = s0, sums[c + 1] = s1, sums[c + 2] = s2, sums[c + 3] = s3;
+    }
+    for (int c = 0; c < GROUP; c += LANES) *(vec *)(de + c) = row_sums(sums + c);
+}
+
+/* dq = S do + k (e.do), dk = D e - S^ (beta de), D -= k (beta de)^T, dg = rowsum(D S^), D = alpha D; `ns` vectors of K. */
+INLINE void adjoint_write(const int ns, int64_t kp, float *d, const float *s, const float *k, const float *alpha,
+                          const float *dout, const float *e, const float *bde, float edo, float *dq, float *dk, float *dg) {
+    vec q[SLAB], kk[SLAB], gg[SLAB];
+    UNROLL for (int u = 0; u < ns; u++) q[u] = kk[u] = gg[u] = (vec){0};
+    for (int c = 0; c < GROUP; c++, d += kp, s += kp) {
+        UNROLL for (int u = 0; u < ns; u++) {
+            const vec sv = *(const vec *)(s + u * LANES);
+            vec x = *(vec *)(d + u * LANES);
+            q[u] = q[u] + sv * dout[c];
+            kk[u] = kk[u] + x * e[c];
+            kk[u] = kk[u] - sv * bde[c];
+            x = x - *(const vec *)(k + u * LANES) * bde[c];
+            gg[u] = gg[u] + x * sv;
+            *(vec *)(d + u * LANES) = *(const vec *)(alpha + u * LANES) * x;
+        }
+    }
+    UNROLL for (int u = 0; u < ns; u++) {
+        *(vec *)(dq + u * LANES) = q[u] + *(const vec *)(k + u * LANES) * edo;
+        *(vec *)(dk + u * LANES) = kk[u];
+        *(vec *)(dg + u * LANES) = gg[u];
+    }
+}
+
+/* S^_{t+1} = alpha_{t+1} (S^_t + k_t e_t^T), all columns of a group. */
+INLINE void replay(int64_t kp, float *to, const float *from, const float *k, const float *e, const float *alpha) {
+    for (int c = 0; c < GROUP; c++)
+        for (int64_t i = 0; i < kp; i += LANES) {
+            vec x = *(const vec *)(from + c * kp + i) + *(const vec *)(k + i) * e[c];
+            *(vec *)(to + c * kp + i) = *(const vec *)(alpha + i) * x;
+        }
+}
+
+struct adjoint { /* one thread's memory, rows of kp or GROUP floats */
+    float *d, *states, *q, *k, *alpha, *r, *e, *dout, *de, *bde, *sums;
+};
+
+static size_t backward_floats(const struct kda_args *a) {
+    return (size_t)((CHUNK + 1) * GROUP * rounded(a->k, LANES) + (3 * CHUNK + 3) * rounded(a->k, LANES) + (3 * CHUNK + 2) * GROUP);
+}
+
+static struct adjoint adjoint_memory(const struct kda_args *a, float *m) {
+    const int64_t kp = rounded(a->k, LANES);
+    struct adjoint w;
+    w.d = m, m += GROUP * kp;
+    w.states = m, m += CHUNK * GROUP * kp;
+    w.q = m, m += CHUNK * kp;
+    w.k = m, m += CHUNK * kp;
+    w.alpha = m, m += CHUNK * kp;
+    w.sums = m, m += 3 * kp;
+    w.r = m, m += CHUNK * GROUP;
+    w.e = m, m += CHUNK * GROUP;
+    w.dout = m, m += CHUNK * GROUP;
+    w.de = m, m += GROUP;
+    w.bde = m;
+    return w;
+}
+
+/* What the tokens [t0, t1) of one group need: padded rows, alpha, e, and every S^_t from the chunk's checkpoint on. */
+static void load_chunk(const struct kda_args *a, const struct adjoint *w, int64_t first, int64_t t0, int64_t t1,
+                       int64_t hv, int64_t col, int64_t cols, const float *saved) {
+    const int64_t kp = rounded(a->k, LANES), head = hv / (a->hv / a->h);
+    columns_in(w->states, kp, saved + col, a, cols);
+    for (int64_t t = t0; t < t1; t++) {
+        const int64_t i = t - t0, row = ((first + t) * a->h + head) * a->k, unit = (first + t) * a->hv + hv;
+        padded(w->q + i * kp, a->q + row, a->k, kp);
+        padded(w->k + i * kp, a->key + row, a->k, kp);
+        decay_row(w->alpha + i * kp, a->g + unit * a->k, a->k);
+        padded(w->r + i * GROUP, a->r + unit * a->v + col, cols, GROUP);
+        padded(w->dout + i * GROUP, a->dout + unit * a->v + col, cols, GROUP);
+        for (int c = 0; c < GROUP; c++) {
+            w->e[i * GROUP + c] = a->beta[unit] * w->r[i * GROUP + c];
+            w->dout[i * GROUP + c] = (float)a->scale * w->dout[i * GROUP + c];
+        }
+        if (i) {
+            float *to = w->states + i * GROUP * kp;
+            replay(kp, to, to - GROUP * kp, w->k + (i - 1) * kp, w->e + (i - 1) * GROUP, w->alpha + i * kp);
+        }
+    }
+}
+
+/* `to` = x, or `to` += x for a group that is added up in place */
+static void deliver(float *to, const float *x, int64_t n, int add) {
+    if (!add) memcpy(to, x, (size_t)n * 4);
+    else for (int64_t i = 0; i < n; i++) to[i] = to[i] + x[i];
+}
+
+/* Token i of the chunk in `w`: its gradients, and D moved to the token before. */
+static void adjoint_token(const struct kda_args *a, const struct adjoint *w, int64_t i, int64_t unit, int64_t group, int add) {
+    const int64_t kp = rounded(a->k, LANES), col = group * GROUP, cols = a->v - col < GROUP ? a->v - col : GROUP;
+    const float *k = w->k + i * kp, *alpha = w->alpha + i * kp, *s = w->states + i * GROUP * kp;
+    const float *e = w->e + i * GROUP, *dout = w->dout + i * GROUP;
+    float *dq = w->sums, *dk = dq + kp, *dg = dk + kp;
+    adjoint_read(kp, w->d, w->q + i * kp, k, dout, w->de);
+    for (int c = 0; c < GROUP; c++) w->bde[c] = a->beta[unit] * w->de[c];
+    memcpy(a->dval + unit * a->v + col, w->bde, (size_t)cols * 4);
+    const float dbeta = dot(w->de, w->r + i * GROUP), edo = dot(e, dout);
+    int64_t at = 0;
+    for (; at + SLAB * LANES <= kp; at += SLAB * LANES)
+        adjoint_write(SLAB, kp, w->d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
+    for (; at < kp; at += LANES)
+        adjoint_write(1, kp, w->d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
+    const int64_t to = group * a->group_k + unit * a->k;
+    deliver(a->dq + to, dq, a->k, add);
+    deliver(a->dkey + to, dk, a->k, add);
+    deliver(a->dg + to, dg, a->k, add);
+    deliver(a->dbeta + group * a->group_1 + unit, &dbeta, 1, add);
+}
+
+/* One part of the groups of one value head of one sequence, from its last token to its first. */
+static void backward_item(const struct kda_args *a, int64_t item, float *scratch) {
+    const int64_t part = item % a->parts, hv = item / a->parts % a->hv, n = item / a->parts / a->hv;
+    const int64_t from = groups(a) * part / a->parts, to = groups(a) * (part + 1) / a->parts;
+    const int64_t kp = rounded(a->k, LANES), state = (n * a->hv + hv) * a->k * a->v;
+    const struct adjoint w = adjoint_memory(a, scratch);
+    int64_t first, len;
+    bounds(a, n, &first, &len);
+    for (int64_t group = from; group < to; group++) {
+        const int64_t col = group * GROUP, cols = a->v - col < GROUP ? a->v - col : GROUP;
+        const int add = a->group_k == 0 && group > 0;
+        columns_in(w.d, kp, a->ds1 ? a->ds1 + state + col : 0, a, cols);
+        for (int64_t t0 = (len - 1) / CHUNK * CHUNK; len > 0 && t0 >= 0; t0 -= CHUNK) {
+            const int64_t t1 = t0 + CHUNK < len ? t0 + CHUNK : len;
+            load_chunk(a, &w, first, t0, t1, hv, col, cols, a->checkpoints + checkpoint(a, first, n, t0 / CHUNK, hv));
+            for (int64_t t = t1 - 1; t >= t0; t--) adjoint_token(a, &w, t - t0, (first + t) * a->hv + hv, group, add);
+        }
+        if (a->ds0) columns_out(a->ds0 + state + col, w.d, kp, a, cols);
+    }
+}
+
+/* ---- threads: items are taken one by one, each is computed whole by whoever takes it ---- */
+
+struct crew {
+    const struct kda_args *args;
+    void (*item)(const struct kda_args *, int64_t, float *);
+    size_t floats;
+    int64_t items, next;
+    int failed;
+};
+
+static void *work(void *context) {
+    struct crew *crew = context;
+    void *scratch = 0;
+    if (posix_memalign(&scratch, 64, crew->floats * 4)) {
+        __atomic_store_n(&crew->failed, ENOMEM, __ATOMIC_RELAXED);
+        return 0;
+    }
+#if defined(__SSE__) /* denormals are zero, whatever the caller's setting: they are slow and carry nothing here */
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040u);
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1u << 24)));
+#endif
+    for (;;) {
+        const int64_t i = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
+        if (i >= crew->items) break;
+        crew->item(crew->args, i, scratch);
+    }
+#if defined(__SSE__)
+    _mm_setcsr(mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#endif
+    free(scratch);
+    return 0;
+}
+
+/* 0, or ENOMEM. The caller works too; a thread that cannot be started is done without. */
+static int run(struct crew *crew, int64_t threads) {
+    pthread_t started[63];
+    int64_t n = 0, want = threads < crew->items ? threads : crew->items;
+    while (n + 1 < want && n < 63 && pthread_create(&started[n], 0, work, crew) == 0) n++;
+    work(crew);
+    while (n > 0) pthread_join(started[--n], 0);
+    return crew->failed;
+}
+
+int NAME(kda_forward)(const struct kda_args *a) {
+    struct crew crew = {a, forward_item, forward_floats(a), a->n * a->hv * a->parts, 0, 0};
+    return run(&crew, a->threads);
+}
+
+int NAME(kda_backward)(const struct kda_args *a) {
+    struct crew crew = {a, backward_item, backward_floats(a), a->n * a->hv * a->parts, 0, 0};
+    return run(&crew, a->threads);
+}
+
+#if defined(KDA_MAIN)
+/* The sources this library was built from (see hatch_build.py), and the widest instruction set that this machine runs. */
+const char *kda_source(void) { return KDA_SOURCE; }
+
+const char *kda_isa(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "base";
+}
+#endif
