@@ -7,7 +7,7 @@ EXTRAS ?= dev
 # TORCH=default takes whatever pip finds by itself (so does a machine that gives pip a local folder of wheels).
 TORCH ?= $(if $(PIP_FIND_LINKS),default,$(shell command -v nvidia-smi >/dev/null 2>&1 && echo default || echo cpu))
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
-WANTS_TORCH := $(findstring local,$(EXTRAS))$(findstring hf,$(EXTRAS))$(findstring all,$(EXTRAS))
+WANTS_TORCH := $(findstring local,$(EXTRAS))$(findstring hf,$(EXTRAS))$(findstring all,$(EXTRAS))$(findstring dev,$(EXTRAS))
 
 .PHONY: setup demo test check docs clean
 setup: $(VENV)/.ready
