@@ -98,7 +98,7 @@ def fit(
     settings: Fit,
     folder: Path | None,
     cpu: Callable[[], float] = time.process_time,
-) -> Generator[None, None, Fitted]:
+) -> Generator[float, None, Fitted]:
     """Train what of `model` requires a gradient; yields after each step, so that a caller can stop in between.
 
     `loss_at(step)` gives the loss and how many tokens it took; `evaluate()` the validation accuracy. With a `folder`,
@@ -137,20 +137,20 @@ def fit(
             done = step == settings.steps or result.diverged is not None
             _keep(folder, step, result, state_tensors(found, names), done)
             losses.clear()
-        yield
+        yield 0.0
     return result
 
 
 def _look(result: Fitted, model: nn.Module, evaluate: Callable[[], float], step: int, losses: Sequence[float]) -> None:
     """Measure the validation accuracy; remember the weights where they are the best so far."""
+    if result.diverged is not None:
+        result.last = result.best  # what is left of a broken run; nothing where it broke before the first look
+        return
     result.last = _copy(model)
-    if result.diverged is not None and not result.best:
+    reached = evaluate()
+    if not result.best or reached > result.peak:
         result.best = result.last
-    if result.diverged is None:
-        reached = evaluate()
-        if not result.best or reached > result.peak:
-            result.best = result.last
-        result.curve.append((step, sum(losses) / len(losses), reached))
+    result.curve.append((step, sum(losses) / len(losses), reached))
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -187,8 +187,8 @@ def _restore(
     found: list[torch.optim.Optimizer],
     names: dict[Tensor, str],
 ) -> Fitted:
-    checkpoint.load_module(model, state.groups["model"], "checkpoint")
     if not state.meta["done"]:
+        checkpoint.load_module(model, state.groups["model"], "checkpoint")
         load_state_tensors(found, names, state.groups["optimiser"])
     curve = [(int(step), float(loss), float(reached)) for step, loss, reached in state.meta["curve"]]
     return Fitted(

@@ -44,6 +44,8 @@ class Stage(Config):
     """Rescale shares that do not sum to 1; the log says so."""
     train: Literal["all", "indexer"] = "all"
     """indexer: the DSA indexers learn from the dense attention alone, everything else is frozen (warm-up)."""
+    attention: Literal["sparse", "dense"] = "sparse"
+    """Of DSA layers while everything is trained: to the indexer's selection, or to all keys (before a warm-up)."""
     lr: float | None = Field(default=None, gt=0)
     """Peak rate in this stage instead of the optimiser's (AdamW; Muon's is scaled alike)."""
 
@@ -105,6 +107,8 @@ class TrainConfig(Config):
     """Weight of the multi-token-prediction loss, where the model has it."""
     index_weight: float = Field(default=1.0, ge=0)
     """Weight of the indexer's KL loss, where the model has one."""
+    router_rate: float = Field(default=1e-3, ge=0)
+    """How far a step moves the selection bias of experts with too much or too little load."""
     device: str = "cpu"
     eval_every: int = Field(default=100, ge=1)
     eval_tokens: int = Field(default=20_000, ge=1)
