@@ -91,6 +91,8 @@ class ModelConfig(Config):
     """MLA: width of the key part shared by all heads (rotated unless `mla_rope` is none)."""
     mla_value_dim: Count = 64
     """MLA: width of a head's value."""
+    latent_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """MLA: added to the mean square where the latents are normalised."""
     mla_rope: Layout = "none"
     """MLA: rotary layout of `rope_dim`; none: NoPE (Kimi Linear)."""
 

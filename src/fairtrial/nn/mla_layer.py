@@ -1,0 +1,255 @@
+# ruff: noqa: N803, N806 - tensor names carry their axes
+"""Multi-head latent attention, with DeepSeek Sparse Attention's indexer or without (letters M, D, S).
+
+Source: Kimi Linear report, section 4 (NoPE MLA); DeepSeek-V3.2-Exp report, section 2; GLM-5 (2602.15763); IndexShare of
+GLM-5.2 for S. The indexer reads detached inputs: the language model's loss never reaches it, its own never leaves it.
+Legend: B batch, T time, S keys, D model width, H heads, N per-head key part, P shared key part, C latent, R = C + P,
+V value width, J indexer heads, I indexer width, K chosen keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fairtrial.core.errors import UserError
+from fairtrial.nn.call import Call, Span
+from fairtrial.nn.config import Layout, ModelConfig
+from fairtrial.nn.norm import Linear, RMSNorm, empty
+from fairtrial.nn.ops.dsa import index_select, indexer_kl, selection_mask, sparse_attention
+from fairtrial.nn.ops.mla import (
+    absorb_queries,
+    absorbed_attention,
+    expand_context,
+    expanded_attention,
+    split_up_projection,
+    yarn_scale,
+)
+from fairtrial.nn.ops.rotary import frequencies, rotate, yarn_frequencies
+from fairtrial.nn.state import LayerState, Rows, no_rows
+
+GATHER_FROM = 8192
+"""Keys from which sparse attention gathers rows for several queries too; below, a mask is faster on a CPU."""
+
+
+@dataclass(slots=True)
+class _Index:
+    """The indexer's view of the tokens of one pass."""
+
+    q_BTJI: Tensor
+    k_BTI: Tensor
+    w_BTJ: Tensor
+
+
+class LayerNorm(nn.Module):
+    """Mean and variance over the last axis, with weight and bias (the indexer's keys; eps 1e-6)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = empty(width), empty(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., width]."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6)
+
+
+class Indexer(nn.Module):
+    """The lightning indexer's projections."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.rotated, self.layout = config.index_heads, config.index_rope_dim, config.index_rope
+        self.wq_b = Linear(config.q_rank or config.hidden, config.index_heads * config.index_dim)
+        self.wk = Linear(config.hidden, config.index_dim)
+        self.k_norm = LayerNorm(config.index_dim)
+        self.weights_proj = Linear(config.hidden, config.index_heads)
+
+    def forward(self, x_BTD: Tensor, query_BTQ: Tensor, where_BT: Tensor, frequency: Tensor, call: Call) -> _Index:
+        """`query_BTQ`: MLA's query latent, or x where the model has none."""
+        x_BTD, query_BTQ = x_BTD.detach(), query_BTQ.detach()
+        q = call.product(query_BTQ, self.wq_b.weight).unflatten(-1, (self.heads, -1))
+        k = self.k_norm(call.product(x_BTD, self.wk.weight))
+        if self.rotated:
+            q = _turn(q, where_BT, self.layout, self.rotated, frequency)
+            k = _turn(k, where_BT, self.layout, self.rotated, frequency)
+        w = call.product(x_BTD.float(), self.weights_proj.weight.float()) * self.heads**-0.5
+        return _Index(q, k, w)
+
+
+class LatentLayer(nn.Module):
+    """x [B, T, D] -> [B, T, D]; remembers latent rows [N, S, R], and the indexer's keys [N, S, I] where it has one."""
+
+    def __init__(self, config: ModelConfig, letter: str) -> None:
+        super().__init__()
+        self.letter = letter
+        self.heads, self.nope, self.shared = config.heads, config.nope_dim, config.rope_dim
+        self.latent, self.topk, self.config = config.kv_rank, config.index_topk, config
+        width = self.nope + self.shared
+        self.scale = yarn_scale(width**-0.5, config.yarn_factor)
+        if config.q_rank is None:
+            self.q_proj = Linear(config.hidden, self.heads * width, rows=(self.nope, self.shared))
+        else:
+            self.q_a_proj = Linear(config.hidden, config.q_rank)
+            self.q_a_layernorm = RMSNorm(config.q_rank, config.latent_norm_eps)
+            self.q_b_proj = Linear(config.q_rank, self.heads * width, rows=(self.nope, self.shared))
+        self.kv_a_proj_with_mqa = Linear(config.hidden, config.latent_dim)
+        self.kv_a_layernorm = RMSNorm(self.latent, config.latent_norm_eps)
+        value = config.mla_value_dim
+        self.kv_b_proj = Linear(self.latent, self.heads * (self.nope + value), rows=(self.nope, value))
+        self.o_proj = Linear(self.heads * value, config.hidden)
+        self.indexer = Indexer(config) if letter == "D" else None
+
+    def init_state(self, batch: int) -> LayerState:
+        """An empty memory for `batch` sequences."""
+        weight = self.o_proj.weight
+        state: LayerState = {"latents": no_rows(batch, self.latent + self.shared, weight)}
+        if self.indexer is not None:
+            state["index_keys"] = no_rows(batch, self.config.index_dim, weight)
+        return state
+
+    def forward(self, x_BTD: Tensor, call: Call, layer: int, before: LayerState | None) -> tuple[Tensor, LayerState]:
+        """The layer's output and what it remembers afterwards."""
+        where = call.positions(x_BTD.device)
+        q_BTHN, q_BTHP, latent_BTQ = self._queries(x_BTD, where, call)
+        new_BTR = self._rows(x_BTD, where, call)
+        index = None
+        if self.indexer is not None and (before is not None or call.stage != "dense"):
+            index = self.indexer(x_BTD, latent_BTQ, where, self._frequencies(self.indexer.rotated, x_BTD), call)
+        after: LayerState = {}
+        if before is not None:
+            after["latents"] = _rows(before["latents"]).append(new_BTR, call.lengths, call.packed)
+            if index is not None:
+                after["index_keys"] = _rows(before["index_keys"]).append(index.k_BTI, call.lengths, call.packed)
+        out: list[Tensor] = []
+        chosen: list[Tensor] = []
+        for number, span in enumerate(call.spans()):
+            some = (span.batch, span.time)
+            rows_BSR = _held(after.get("latents"), new_BTR, call, span, number)
+            selection = None
+            if index is not None:
+                keys = _held(after.get("index_keys"), index.k_BTI, call, span, number)
+                part = _Index(index.q_BTJI[some], keys, index.w_BTJ[some])
+                selection = self._select(part, call, layer, span)
+                self._learn(part, selection, (q_BTHN[some], q_BTHP[some], rows_BSR), call, layer, span)
+            elif self.letter == "S" and call.selection is not None:
+                selection = call.selection[some]
+            if selection is not None:
+                chosen.append(selection)
+            sparse = selection is not None and call.stage in ("sparse", "joint")
+            out.append(self._attend(q_BTHN[some], q_BTHP[some], rows_BSR, selection if sparse else None, span.start))
+        if self.letter == "D":
+            call.selection = call.join(chosen) if chosen else None
+            if call.record is not None and call.selection is not None:
+                call.record[layer] = call.selection
+        return call.product(call.join(out).flatten(-2), self.o_proj.weight), after
+
+    def _queries(self, x_BTD: Tensor, where_BT: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries for the per-head keys, for the shared key, and what the indexer's queries are made from."""
+        latent = x_BTD
+        if self.config.q_rank is None:
+            q = call.product(x_BTD, self.q_proj.weight)
+        else:
+            latent = self.q_a_layernorm(call.product(x_BTD, self.q_a_proj.weight))
+            q = call.product(latent, self.q_b_proj.weight)
+        q_BTHN, q_BTHP = q.unflatten(-1, (self.heads, -1)).split([self.nope, self.shared], -1)
+        return q_BTHN, self._turned(q_BTHP, where_BT), latent
+
+    def _rows(self, x_BTD: Tensor, where_BT: Tensor, call: Call) -> Tensor:
+        """What is cached of each token: [normalised latent | shared key]."""
+        row = call.product(x_BTD, self.kv_a_proj_with_mqa.weight)
+        latent, shared = row.split([self.latent, self.shared], -1)
+        return torch.cat([self.kv_a_layernorm(latent), self._turned(shared, where_BT)], -1)
+
+    def _turned(self, x: Tensor, where_BT: Tensor) -> Tensor:
+        if self.config.mla_rope == "none":
+            return x
+        return _turn(x, where_BT, self.config.mla_rope, self.shared, self._frequencies(self.shared, x))
+
+    def _frequencies(self, width: int, like: Tensor) -> Tensor:
+        config = self.config
+        if width == 0:
+            return like.new_zeros(0)
+        if config.yarn_factor > 1:
+            return yarn_frequencies(
+                width, config.rope_theta, config.yarn_factor, config.yarn_original, device=like.device
+            )
+        return frequencies(width, config.rope_theta, like.device)
+
+    def _select(self, index: _Index, call: Call, layer: int, span: Span) -> Tensor | None:
+        """Positions of the chosen keys [B, T, K] (-1: none), from the recording where one is replayed."""
+        if call.replay is not None:
+            if layer not in call.replay:
+                raise UserError(f"replay has no selection for layer {layer}; record and replay the same model")
+            given = call.replay[layer]
+            if given.ndim != 3 or given.shape[:2] != (1 if call.packed else len(call.lengths), _time(call)):
+                raise UserError(f"replay: layer {layer} holds {list(given.shape)}, which does not fit the tokens")
+            return given[span.batch, span.time]
+        if call.stage in ("dense", "warmup"):
+            return None
+        return index_select(index.q_BTJI, index.k_BTI, index.w_BTJ, self.topk, span.start, pad=True)
+
+    def _learn(
+        self,
+        index: _Index,
+        selection: Tensor | None,
+        attention: tuple[Tensor, Tensor, Tensor],
+        call: Call,
+        layer: int,
+        span: Span,
+    ) -> None:
+        """Add this span's share of the indexer's loss to `call.aux`."""
+        if call.stage not in ("warmup", "joint"):
+            return
+        q_BTHN, q_BTHP, rows_BSR = attention
+        with torch.no_grad():
+            w_HNC, _ = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
+            q_BTHR = absorb_queries(q_BTHN, q_BTHP, w_HNC)
+        loss = indexer_kl(
+            index.q_BTJI, index.k_BTI, index.w_BTJ, q_BTHR, rows_BSR, self.scale,
+            indices_BTK=selection if call.stage == "joint" else None, start=span.start,
+        )  # fmt: skip
+        share = q_BTHN.shape[0] * q_BTHN.shape[1] / sum(call.lengths)
+        call.aux.indexer_kl[layer] = call.aux.indexer_kl.get(layer, 0.0) + loss * share
+
+    def _attend(
+        self, q_BTHN: Tensor, q_BTHP: Tensor, rows_BSR: Tensor, selection_BTK: Tensor | None, start: int
+    ) -> Tensor:
+        """[B, T, H, V]: absorbed for one query, gathered for long contexts, else expanded (with the selection masked)."""
+        w_HNC, w_HVC = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
+        time, keys = q_BTHN.shape[1], rows_BSR.shape[1]
+        if time > 1 and (selection_BTK is None or keys < GATHER_FROM):
+            mask = None if selection_BTK is None else selection_mask(selection_BTK, keys)
+            return expanded_attention(
+                q_BTHN, q_BTHP, rows_BSR, w_HNC, w_HVC, scale=self.scale, start=start, mask_BTS=mask
+            )
+        q_BTHR = absorb_queries(q_BTHN, q_BTHP, w_HNC)
+        if selection_BTK is None:
+            context = absorbed_attention(q_BTHR, rows_BSR, self.scale, self.latent, start=start)
+        else:
+            context = sparse_attention(q_BTHR, rows_BSR, selection_BTK, self.scale, self.latent)
+        return expand_context(context, w_HVC)
+
+
+def _time(call: Call) -> int:
+    return sum(call.lengths) if call.packed else call.lengths[0]
+
+
+def _turn(x: Tensor, where_BT: Tensor, layout: Layout, width: int, frequency: Tensor) -> Tensor:
+    if layout == "none":
+        return x
+    return rotate(x, where_BT, layout=layout, width=width, frequencies_R=frequency)
+
+
+def _held(cache: object, new_BTF: Tensor, call: Call, span: Span, number: int) -> Tensor:
+    """The rows that a span's queries can see: the cache's, or the pass's own where there is no state."""
+    if not isinstance(cache, Rows):
+        return new_BTF[span.batch, span.time]
+    return cache.tensor() if call.uniform else cache.sequence(number)[None]
+
+
+def _rows(value: object) -> Rows:
+    assert isinstance(value, Rows)
+    return value
