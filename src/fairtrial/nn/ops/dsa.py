@@ -410,7 +410,8 @@ def indexer_kl(
         raise UserError(
             f"indexer: {T} queries and {S} keys, but the attention has {q_BTHR.shape[1]} and {latents_BSR.shape[1]}"
         )
-    weight = torch.ones(B, T, device=qi_BTJI.device) if count_BT is None else count_BT.float()
+    counted = torch.ones(B, T, device=qi_BTJI.device) if count_BT is None else count_BT
+    weight = counted.to(working_dtype(qi_BTJI))
     weight = weight / weight.sum().clamp(min=1)
     return _IndexerKL.apply(  # type: ignore[no-any-return]
         qi_BTJI, ki_BSI, w_BTJ, q_BTHR.detach(), latents_BSR.detach(), indices_BTK, first_BT, weight, scale, start
