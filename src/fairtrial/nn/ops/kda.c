@@ -15,6 +15,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -88,20 +91,26 @@ INLINE void interleave(vec *a, vec *b, int s) {
 #endif
 }
 
+#if LANES == 16
+#define LEVELS(f) f(1) f(2) f(4) f(8)
+#elif LANES == 8
+#define LEVELS(f) f(1) f(2) f(4)
+#else
+#define LEVELS(f) f(1) f(2)
+#endif
+
 /* x[i][j] <-> x[j][i] */
 INLINE void transpose(vec *x) {
-    UNROLL for (int s = 1; s < LANES; s *= 2)
-        UNROLL for (int i = 0; i < LANES; i++)
-            if (!(i & s)) interleave(x + i, x + i + s, s);
+#define LEVEL(s) UNROLL for (int i = 0; i < LANES; i++) if (!(i & s)) interleave(x + i, x + i + s, s);
+    LEVELS(LEVEL)
+#undef LEVEL
 }
 
 /* Lane i of the result is the sum of x[i]: LANES horizontal sums at once, each in the same tree. x is overwritten. */
 INLINE vec row_sums(vec *x) {
-    UNROLL for (int s = 1; s < LANES; s *= 2)
-        UNROLL for (int i = 0; i < LANES; i += 2 * s) {
-            interleave(x + i, x + i + s, s);
-            x[i] = x[i] + x[i + s];
-        }
+#define LEVEL(s) UNROLL for (int i = 0; i < LANES; i += 2 * s) { interleave(x + i, x + i + s, s); x[i] = x[i] + x[i + s]; }
+    LEVELS(LEVEL)
+#undef LEVEL
     return x[0];
 }
 
@@ -135,10 +144,26 @@ static __attribute__((noinline)) void decay_row(float *alpha, const float *g, in
     }
 }
 
-/* n floats into a row of `width`, the rest zero */
-INLINE void padded(float *to, const float *from, int64_t n, int64_t width) {
-    memcpy(to, from, (size_t)n * 4);
-    if (n < width) memset(to + n, 0, (size_t)(width - n) * 4);
+INLINE vec all(float x) { return x - (vec){0}; }
+
+INLINE vec load(const float *x) { return *(const vec *)x; }
+
+INLINE void store(float *to, vec x) { *(vec *)to = x; }
+
+/* n floats into a row of `width`, the rest zero; and n floats of such a row out again */
+INLINE void row_in(float *to, const float *from, int64_t n, int64_t width) {
+    if (n == width)
+        for (int64_t i = 0; i < n; i += LANES) store(to + i, *(const vec_any *)(from + i));
+    else {
+        memcpy(to, from, (size_t)n * 4);
+        memset(to + n, 0, (size_t)(width - n) * 4);
+    }
+}
+
+INLINE void row_out(float *to, const float *from, int64_t n, int64_t width) {
+    if (n == width)
+        for (int64_t i = 0; i < n; i += LANES) *(vec_any *)(to + i) = load(from + i);
+    else memcpy(to, from, (size_t)n * 4);
 }
 
 static int64_t rounded(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -193,19 +218,19 @@ static void state_in(const struct tile *x, const float *from, const struct kda_a
     const int64_t width = x->nv * LANES;
     float *s = (float *)x->s;
     if (!from) memset(s, 0, (size_t)(a->k * width) * 4);
-    else for (int64_t d = 0; d < a->k; d++) padded(s + d * width, from + d * a->v + x->col, x->cols, width);
+    else for (int64_t d = 0; d < a->k; d++) row_in(s + d * width, from + d * a->v + x->col, x->cols, width);
 }
 
 static void state_out(const struct tile *x, float *to, const struct kda_args *a) {
+    const int64_t width = x->nv * LANES;
     const float *s = (const float *)x->s;
-    for (int64_t d = 0; d < a->k; d++) memcpy(to + d * a->v + x->col, s + d * x->nv * LANES, (size_t)x->cols * 4);
+    for (int64_t d = 0; d < a->k; d++) row_out(to + d * a->v + x->col, s + d * width, x->cols, width);
 }
 
 /* A tile through tokens [t0, t1) of a sequence of `len` tokens; alpha has rows t0..t1. */
 INLINE void tile_chunk(const int nv, const struct kda_args *a, const struct tile *x, int64_t first, int64_t t0,
                        int64_t t1, int64_t len, const float *alpha, int64_t kp, float *saved) {
     const int64_t k = a->k, head = x->hv / (a->hv / a->h);
-    const size_t bytes = (size_t)x->cols * 4;
     vec v[MAX_NV], r[MAX_NV], e[MAX_NV], o[MAX_NV];
     if (t0 == 0) sweep(nv, 0, 1, k, x->s, 0, 0, 0, alpha, a->key + (first * a->h + head) * k, 0, x->p);
     if (saved) state_out(x, saved, a);
@@ -213,16 +238,16 @@ INLINE void tile_chunk(const int nv, const struct kda_args *a, const struct tile
         const int64_t at = ((first + t) * a->hv + x->hv) * a->v + x->col, row = ((first + t) * a->h + head) * k;
         const float *kt = a->key + row, *qt = a->q + row;
         const float beta = a->beta[(first + t) * a->hv + x->hv];
-        padded((float *)v, a->val + at, x->cols, nv * LANES);
+        row_in((float *)v, a->val + at, x->cols, nv * LANES);
         UNROLL for (int j = 0; j < nv; j++) {
             r[j] = v[j] - x->p[j];
             e[j] = beta * r[j];
         }
-        if (a->r) memcpy(a->r + at, r, bytes);
+        if (a->r) row_out(a->r + at, (float *)r, x->cols, nv * LANES);
         if (t + 1 < len) sweep(nv, 1, 1, k, x->s, e, kt, qt, alpha + (t + 1 - t0) * kp, kt + a->h * k, o, x->p);
         else sweep(nv, 1, 0, k, x->s, e, kt, qt, 0, 0, o, 0);
         UNROLL for (int j = 0; j < nv; j++) o[j] = (float)a->scale * o[j];
-        memcpy(a->o + at, o, bytes);
+        row_out(a->o + at, (float *)o, x->cols, nv * LANES);
     }
 }
 
@@ -324,52 +349,58 @@ INLINE float dot(const float *x, const float *y) {
 /* D += q do^T; de = D^T k (one token, all columns of a group). */
 INLINE void adjoint_read(int64_t kp, float *d, const float *q, const float *k, const float *dout, float *de) {
     vec sums[GROUP];
-    for (int c = 0; c < GROUP; c += 4) {
+    UNROLL for (int c = 0; c < GROUP; c += 4) {
+        const vec o0 = all(dout[c]), o1 = all(dout[c + 1]), o2 = all(dout[c + 2]), o3 = all(dout[c + 3]);
         vec s0 = (vec){0}, s1 = s0, s2 = s0, s3 = s0;
         float *x = d + c * kp;
         for (int64_t i = 0; i < kp; i += LANES, x += LANES) {
-            const vec qi = *(const vec *)(q + i), ki = *(const vec *)(k + i);
-            const vec a0 = *(vec *)x + qi * dout[c], a1 = *(vec *)(x + kp) + qi * dout[c + 1];
-            const vec a2 = *(vec *)(x + 2 * kp) + qi * dout[c + 2], a3 = *(vec *)(x + 3 * kp) + qi * dout[c + 3];
-            *(vec *)x = a0, *(vec *)(x + kp) = a1, *(vec *)(x + 2 * kp) = a2, *(vec *)(x + 3 * kp) = a3;
+            const vec qi = load(q + i), ki = load(k + i);
+            const vec a0 = load(x) + qi * o0, a1 = load(x + kp) + qi * o1;
+            const vec a2 = load(x + 2 * kp) + qi * o2, a3 = load(x + 3 * kp) + qi * o3;
+            store(x, a0), store(x + kp, a1), store(x + 2 * kp, a2), store(x + 3 * kp, a3);
             s0 = s0 + a0 * ki, s1 = s1 + a1 * ki, s2 = s2 + a2 * ki, s3 = s3 + a3 * ki;
         }
         sums[c] = s0, sums[c + 1] = s1, sums[c + 2] = s2, sums[c + 3] = s3;
     }
-    for (int c = 0; c < GROUP; c += LANES) *(vec *)(de + c) = row_sums(sums + c);
+    UNROLL for (int c = 0; c < GROUP; c += LANES) store(de + c, row_sums(sums + c));
 }
 
 /* dq = S do + k (e.do), dk = D e - S^ (beta de), D -= k (beta de)^T, dg = rowsum(D S^), D = alpha D; `ns` vectors of K. */
 INLINE void adjoint_write(const int ns, int64_t kp, float *d, const float *s, const float *k, const float *alpha,
                           const float *dout, const float *e, const float *bde, float edo, float *dq, float *dk, float *dg) {
-    vec q[SLAB], kk[SLAB], gg[SLAB];
-    UNROLL for (int u = 0; u < ns; u++) q[u] = kk[u] = gg[u] = (vec){0};
+    vec qq[SLAB], kk[SLAB], gg[SLAB], key[SLAB], decay[SLAB];
+    UNROLL for (int u = 0; u < ns; u++) {
+        qq[u] = kk[u] = gg[u] = (vec){0};
+        key[u] = load(k + u * LANES), decay[u] = load(alpha + u * LANES);
+    }
     for (int c = 0; c < GROUP; c++, d += kp, s += kp) {
+        const vec oc = all(dout[c]), ec = all(e[c]), bc = all(bde[c]);
         UNROLL for (int u = 0; u < ns; u++) {
-            const vec sv = *(const vec *)(s + u * LANES);
-            vec x = *(vec *)(d + u * LANES);
-            q[u] = q[u] + sv * dout[c];
-            kk[u] = kk[u] + x * e[c];
-            kk[u] = kk[u] - sv * bde[c];
-            x = x - *(const vec *)(k + u * LANES) * bde[c];
+            const vec sv = load(s + u * LANES);
+            vec x = load(d + u * LANES);
+            qq[u] = qq[u] + sv * oc;
+            kk[u] = kk[u] + x * ec;
+            kk[u] = kk[u] - sv * bc;
+            x = x - key[u] * bc;
             gg[u] = gg[u] + x * sv;
-            *(vec *)(d + u * LANES) = *(const vec *)(alpha + u * LANES) * x;
+            store(d + u * LANES, decay[u] * x);
         }
     }
     UNROLL for (int u = 0; u < ns; u++) {
-        *(vec *)(dq + u * LANES) = q[u] + *(const vec *)(k + u * LANES) * edo;
-        *(vec *)(dk + u * LANES) = kk[u];
-        *(vec *)(dg + u * LANES) = gg[u];
+        store(dq + u * LANES, qq[u] + key[u] * edo);
+        store(dk + u * LANES, kk[u]);
+        store(dg + u * LANES, gg[u]);
     }
 }
 
-/* S^_{t+1} = alpha_{t+1} (S^_t + k_t e_t^T), all columns of a group. */
-INLINE void replay(int64_t kp, float *to, const float *from, const float *k, const float *e, const float *alpha) {
-    for (int c = 0; c < GROUP; c++)
-        for (int64_t i = 0; i < kp; i += LANES) {
-            vec x = *(const vec *)(from + c * kp + i) + *(const vec *)(k + i) * e[c];
-            *(vec *)(to + c * kp + i) = *(const vec *)(alpha + i) * x;
-        }
+/* S^_{t+1} = alpha_{t+1} (S^_t + k_t e_t^T), `ns` vectors of K, all columns of a group. */
+INLINE void replay(const int ns, int64_t kp, float *to, const float *from, const float *k, const float *e, const float *alpha) {
+    vec key[SLAB], decay[SLAB];
+    UNROLL for (int u = 0; u < ns; u++) key[u] = load(k + u * LANES), decay[u] = load(alpha + u * LANES);
+    for (int c = 0; c < GROUP; c++, to += kp, from += kp) {
+        const vec ec = all(e[c]);
+        UNROLL for (int u = 0; u < ns; u++) store(to + u * LANES, decay[u] * (load(from + u * LANES) + key[u] * ec));
+    }
 }
 
 struct adjoint { /* one thread's memory, rows of kp or GROUP floats */
@@ -404,26 +435,33 @@ static void load_chunk(const struct kda_args *a, const struct adjoint *w, int64_
     columns_in(w->states, kp, saved + col, a, cols);
     for (int64_t t = t0; t < t1; t++) {
         const int64_t i = t - t0, row = ((first + t) * a->h + head) * a->k, unit = (first + t) * a->hv + hv;
-        padded(w->q + i * kp, a->q + row, a->k, kp);
-        padded(w->k + i * kp, a->key + row, a->k, kp);
+        row_in(w->q + i * kp, a->q + row, a->k, kp);
+        row_in(w->k + i * kp, a->key + row, a->k, kp);
         decay_row(w->alpha + i * kp, a->g + unit * a->k, a->k);
-        padded(w->r + i * GROUP, a->r + unit * a->v + col, cols, GROUP);
-        padded(w->dout + i * GROUP, a->dout + unit * a->v + col, cols, GROUP);
+        row_in(w->r + i * GROUP, a->r + unit * a->v + col, cols, GROUP);
+        row_in(w->dout + i * GROUP, a->dout + unit * a->v + col, cols, GROUP);
         for (int c = 0; c < GROUP; c++) {
             w->e[i * GROUP + c] = a->beta[unit] * w->r[i * GROUP + c];
             w->dout[i * GROUP + c] = (float)a->scale * w->dout[i * GROUP + c];
         }
         if (i) {
-            float *to = w->states + i * GROUP * kp;
-            replay(kp, to, to - GROUP * kp, w->k + (i - 1) * kp, w->e + (i - 1) * GROUP, w->alpha + i * kp);
+            float *to = w->states + i * GROUP * kp, *from = to - GROUP * kp;
+            const float *k = w->k + (i - 1) * kp, *alpha = w->alpha + i * kp, *e = w->e + (i - 1) * GROUP;
+            int64_t at = 0;
+            for (; at + SLAB * LANES <= kp; at += SLAB * LANES) replay(SLAB, kp, to + at, from + at, k + at, e, alpha + at);
+            for (; at < kp; at += LANES) replay(1, kp, to + at, from + at, k + at, e, alpha + at);
         }
     }
 }
 
 /* `to` = x, or `to` += x for a group that is added up in place */
 static void deliver(float *to, const float *x, int64_t n, int add) {
-    if (!add) memcpy(to, x, (size_t)n * 4);
-    else for (int64_t i = 0; i < n; i++) to[i] = to[i] + x[i];
+    for (; n >= LANES; n -= LANES, to += LANES, x += LANES) {
+        vec sum = load(x);
+        if (add) sum = *(vec_any *)to + sum;
+        *(vec_any *)to = sum;
+    }
+    for (int64_t i = 0; i < n; i++) to[i] = add ? to[i] + x[i] : x[i];
 }
 
 /* Token i of the chunk in `w`: its gradients, and D moved to the token before. */
@@ -434,7 +472,7 @@ static void adjoint_token(const struct kda_args *a, const struct adjoint *w, int
     float *dq = w->sums, *dk = dq + kp, *dg = dk + kp;
     adjoint_read(kp, w->d, w->q + i * kp, k, dout, w->de);
     for (int c = 0; c < GROUP; c++) w->bde[c] = a->beta[unit] * w->de[c];
-    memcpy(a->dval + unit * a->v + col, w->bde, (size_t)cols * 4);
+    row_out(a->dval + unit * a->v + col, w->bde, cols, GROUP);
     const float dbeta = dot(w->de, w->r + i * GROUP), edo = dot(e, dout);
     int64_t at = 0;
     for (; at + SLAB * LANES <= kp; at += SLAB * LANES)
@@ -518,12 +556,32 @@ static int run(struct crew *crew, int64_t threads) {
     return crew->failed;
 }
 
+/* Large pages for a large result that nothing was written to: the first touch of small ones costs more than the work. */
+static void large_pages(void *memory, int64_t floats) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t unit = 1u << 21, from = ((uintptr_t)memory + unit - 1) & ~(unit - 1);
+    const uintptr_t to = ((uintptr_t)memory + (uintptr_t)floats * 4) & ~(unit - 1);
+    if (memory && to > from) (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)floats;
+#endif
+}
+
 int NAME(kda_forward)(const struct kda_args *a) {
+    const int64_t tokens = a->cu ? a->cu[a->n] : a->n * a->t;
+    large_pages(a->o, tokens * a->hv * a->v);
+    large_pages(a->r, tokens * a->hv * a->v);
+    large_pages(a->checkpoints, (tokens / CHUNK + a->n) * a->hv * a->k * a->v);
     struct crew crew = {a, forward_item, forward_floats(a), a->n * a->hv * a->parts, 0, 0};
     return run(&crew, a->threads);
 }
 
 int NAME(kda_backward)(const struct kda_args *a) {
+    const int64_t tokens = a->cu ? a->cu[a->n] : a->n * a->t, sums = a->parts > 1 ? groups(a) : 1;
+    large_pages(a->dq, sums * tokens * a->hv * a->k);
+    large_pages(a->dkey, sums * tokens * a->hv * a->k);
+    large_pages(a->dg, sums * tokens * a->hv * a->k);
+    large_pages(a->dval, tokens * a->hv * a->v);
     struct crew crew = {a, backward_item, backward_floats(a), a->n * a->hv * a->parts, 0, 0};
     return run(&crew, a->threads);
 }
