@@ -242,6 +242,16 @@ def test_auto_gives_what_a_named_back_end_gives_and_never_fla():
     assert torch.equal(run(doubles, "auto")[0], run(doubles, "chunk")[0])
 
 
+def test_without_the_kernel_auto_is_the_chunk_form_and_the_recurrence_for_a_few_tokens(monkeypatch):
+    monkeypatch.setenv("FAIRTRIAL_KDA_C", "0")
+    for length, name in ((70, "chunk"), (3, "recurrent")):
+        tensors = [x.detach() for x in single(inputs(T=length, K=16, V=8))]
+        for a, b in zip(run(tensors, "auto"), run(tensors, name), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(UserError, match='backend "c" cannot be used: switched off'):
+        run(tensors, "c")
+
+
 def test_softplus_gate_keeps_the_smallest_decays_and_the_largest():
     z = torch.tensor([-60.0, -17.0, 0.0, 30.0, 100.0]).view(1, 1, 1, 5)
     g = gate_softplus(z, torch.tensor([math.log(2.0)]).view(1, 1, 1, 1), torch.zeros(5)).flatten()
@@ -303,7 +313,7 @@ def test_bad_input_names_the_tensor_and_the_shape_it_should_have(changes, words)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("borders", ([0, 5, 4, 10], [1, 10], [0, 9], [0], [[0, 10]]))
+@pytest.mark.parametrize("borders", ([0, 5, 4, 10], [1, 10], [0, 9], [0], [[0, 10]], [0.0, 4.5, 10.0]))
 def test_bad_borders_of_packed_sequences_are_refused(borders):
     q, k, v, g, beta, _ = single(inputs(B=1, T=10, K=8, V=6))
     with pytest.raises(UserError, match="cu_seqlens must rise from 0 to T = 10"):

@@ -12,7 +12,6 @@ Legend: B batch, T time, H heads of q and k, HV value heads, K key dim, V value 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from itertools import pairwise
 
@@ -20,9 +19,11 @@ import torch
 from torch import Tensor
 
 from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.nn.ops import kda_c
 from fairtrial.nn.ops.kda_chunk import kda_chunk
 
 BACKENDS = ("recurrent", "chunk", "c", "fla")
+FEW_TOKENS = 16  # up to here a loop is cheaper than a filled-up chunk of 64
 
 
 def l2norm(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -93,8 +94,8 @@ def kda(
         initial_state: [N, HV, K, V], zeros by default.
         cu_seqlens: borders of N packed sequences, [N + 1] integers from 0 to T; B must be 1. Without it N = B.
         backend: "recurrent" (token by token: the oracle), "chunk" (torch, any device), "c" (the compiled CPU kernel),
-            "fla" (Triton, CUDA only), or "auto": "c" for fp32 on CPU where it is built, else "recurrent" for a single
-            token and "chunk" for more. "auto" never picks "fla".
+            "fla" (Triton, CUDA only), or "auto": "c" for fp32 on CPU where it is built, else "recurrent" for up to
+            16 tokens and "chunk" for more. "auto" never picks "fla".
 
     Returns:
         o [B, T, HV, V] in v's type and the final state [N, HV, K, V] in fp32. Computed in fp32, or in fp64 (state
@@ -114,8 +115,7 @@ def kda(
         state = v.new_zeros(len(spans), v.shape[2], q.shape[3], v.shape[3], dtype=kind)
     inputs = (q.to(kind), k.to(kind), v.to(kind), g.to(kind), beta.to(kind))
     if name == "c":
-        kernel = importlib.import_module("fairtrial.nn.ops.kda_c")
-        o, final = kernel.KdaC.apply(*inputs, factor, state.to(kind), cu_seqlens)
+        o, final = kda_c.kda_c(*inputs, factor, state.to(kind), cu_seqlens)
     elif name == "chunk":
         o, final = kda_chunk(*inputs, scale=factor, initial_state=state.to(kind), spans=spans)
     else:
@@ -125,13 +125,13 @@ def kda(
 
 def backends() -> dict[str, str | None]:
     """Every back end with the reason why it cannot be used here, None where it can."""
-    return {"recurrent": None, "chunk": None, "c": _c_reason(), "fla": _fla_reason()}
+    return {name: _reason(name) for name in BACKENDS}
 
 
-def _c_reason() -> str | None:
-    if importlib.util.find_spec("fairtrial.nn.ops.kda_c") is None:
-        return "this installation has no compiled kernel"
-    return importlib.import_module("fairtrial.nn.ops.kda_c").available()
+def _reason(name: str) -> str | None:
+    if name == "c":
+        return kda_c.available()
+    return _fla_reason() if name == "fla" else None
 
 
 def _fla_reason() -> str | None:
@@ -144,14 +144,16 @@ def _fla_reason() -> str | None:
 
 def _choose(backend: str, v: Tensor, kind: torch.dtype) -> str:
     if backend == "auto":
-        if v.device.type == "cpu" and kind == torch.float32 and _c_reason() is None:
+        if v.device.type == "cpu" and kind == torch.float32 and kda_c.available() is None:
             return "c"
-        return "recurrent" if v.shape[1] == 1 else "chunk"
+        return "recurrent" if v.shape[1] <= FEW_TOKENS else "chunk"
     if backend not in BACKENDS:
         raise UserError(f'kda: backend "{backend}" is unknown{did_you_mean(backend, (*BACKENDS, "auto"))}')
-    reason = backends()[backend]
+    reason = _reason(backend)
     if reason is None and backend == "fla" and not v.is_cuda:
         reason = "it needs CUDA tensors, and v is on " + str(v.device)
+    if reason is None and backend == "fla" and kind == torch.float64:
+        reason = "it takes fp32, bf16 or fp16, not fp64"
     if reason is None and backend == "c" and (v.device.type != "cpu" or kind != torch.float32):
         reason = f"it takes fp32 on CPU, not {kind} on {v.device}".replace("torch.", "")
     if reason is not None:
@@ -265,7 +267,8 @@ def _spans(cu_seqlens: Tensor, batch: int, time: int) -> list[tuple[int, int]]:
         raise UserError(
             f"kda: cu_seqlens packs all sequences in one row, but the batch is {batch}; reshape to [1, B*T]"
         )
-    borders = [int(x) for x in cu_seqlens.tolist()] if cu_seqlens.ndim == 1 else []
+    whole = cu_seqlens.ndim == 1 and not cu_seqlens.is_floating_point()
+    borders = cu_seqlens.tolist() if whole else []
     if len(borders) < 2 or borders[0] != 0 or borders[-1] != time or any(b < a for a, b in pairwise(borders)):
         raise UserError(
             f"kda: cu_seqlens must rise from 0 to T = {time}, one border more than sequences; got {borders}"

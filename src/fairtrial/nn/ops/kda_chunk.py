@@ -42,10 +42,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Chunks that are processed together; `rows_MC` are positions in the flattened batch, `pad_MC` marks filling."""
+    """Chunks that are processed together: `rows_MC` are positions in the flattened batch.
+
+    Where a chunk is short, `pad_MC` marks the filling and `real` lists what is none (flat, as `rows_MC` flattened).
+    """
 
     rows_MC: Tensor
     pad_MC: Tensor | None
+    real: Tensor | None
     steps: tuple[Step, ...]
 
 
@@ -82,8 +86,9 @@ def _group(parts: list[tuple[int, int]], steps: list[Step], chunk: int, device: 
     rows_MC = table[:, :1] + within
     pad_MC = within >= table[:, 1:]
     if not bool(pad_MC.any()):
-        return Group(rows_MC.to(device), None, tuple(steps))
-    return Group(rows_MC.masked_fill(pad_MC, 0).to(device), pad_MC.to(device), tuple(steps))
+        return Group(rows_MC.to(device), None, None, tuple(steps))
+    real = (~pad_MC).reshape(-1).nonzero()[:, 0]
+    return Group(rows_MC.masked_fill(pad_MC, 0).to(device), pad_MC.to(device), real.to(device), tuple(steps))
 
 
 @dataclass(slots=True)
@@ -117,9 +122,8 @@ def _scatter(into: Tensor, tiles: Tensor, group: Group) -> None:
     tiles = tiles.view(chunks, heads, -1, length, width)
     part = (tiles.sum(2) if tiles.shape[2] > 1 else tiles[:, :, 0]).permute(0, 2, 1, 3).reshape(-1, heads, width)
     rows = group.rows_MC.reshape(-1)
-    if group.pad_MC is not None:
-        keep = (~group.pad_MC).reshape(-1).nonzero()[:, 0]
-        part, rows = part.index_select(0, keep), rows.index_select(0, keep)
+    if group.real is not None:
+        part, rows = part.index_select(0, group.real), rows.index_select(0, group.real)
     into.index_copy_(0, rows, part)
 
 
