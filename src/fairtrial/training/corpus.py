@@ -77,6 +77,8 @@ class Corpus:
     """uint16 or uint32, memory-mapped."""
     borders: np.ndarray
     """int64, one more than there are documents."""
+    digest: str = ""
+    """Of everything that the tokens depend on."""
 
     @property
     def targets(self) -> int:
@@ -123,9 +125,9 @@ def prepare(name: str, source: Source, base: Path, tokenizer: Encoder, held_out:
         _write(name, source, base, tokenizer, plan, folder)
         with whole_file(note) as file:
             file.write(json.dumps({"digest": digest, "documents": plan.count}).encode())
-    train = _open(folder, name, "train", tokenizer)
+    train = _open(folder, name, "train", tokenizer, digest)
     assert train is not None
-    return Prepared(train, _open(folder, name, "held", tokenizer) if held_out else None)
+    return Prepared(train, _open(folder, name, "held", tokenizer, digest) if held_out else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +184,14 @@ def _write(name: str, source: Source, base: Path, tokenizer: Encoder, plan: _Pla
             file.write(np.array(places, dtype=np.int64).tobytes())
 
 
-def _open(folder: Path, name: str, part: str, tokenizer: Encoder) -> Corpus | None:
+def _open(folder: Path, name: str, part: str, tokenizer: Encoder, digest: str) -> Corpus | None:
     borders = np.fromfile(_path(folder, name, part).with_suffix(".borders"), dtype=np.int64)
     if len(borders) < 2:
         return None
     tokens = np.memmap(_path(folder, name, part), dtype=_dtype(tokenizer), mode="r")
     if len(tokens) != borders[-1]:
         raise UserError(f"{_path(folder, name, part)}: not what was written; delete {folder} to make it again")
-    return Corpus(name, tokens, borders)
+    return Corpus(name, tokens, borders, digest)
 
 
 def _path(folder: Path, name: str, part: str) -> Path:
