@@ -43,23 +43,21 @@ class SoftmaxLayer(nn.Module):
         v_BTI = call.product(x_BTD, self.v_proj.weight)
         if self.rotary:
             where = call.positions(x_BTD.device)
-            q_BTHE = rotate(q_BTHE, where, layout="half", base=self.theta)
-            k_BTJE = rotate(k_BTJE, where, layout="half", base=self.theta)
+            q_BTHE, k_BTJE = (call.each(self._turn, x, where) for x in (q_BTHE, k_BTJE))
         new_BTI = torch.cat([k_BTJE.flatten(-2), v_BTI], -1)
         rows = None if before is None else _rows(before["kv"]).append(new_BTI, call.lengths, call.packed)
         parts: list[Tensor] = []
-        for index, span in enumerate(call.spans()):
-            if rows is None:
-                kv_BSI, first = new_BTI[span.batch, span.time], span.start
-            elif call.uniform:
-                kv_BSI, first = rows.tensor(), rows.first[0]
-            else:
-                kv_BSI, first = rows.sequence(index)[None], rows.first[index]
+        for span in call.spans():
+            first = 0 if rows is None else rows.first[span.sequence or 0]
+            kv_BSI = span.see(new_BTI, rows)
             parts.append(self._attend(q_BTHE[span.batch, span.time], kv_BSI, span.start - first))
         after: LayerState = {}
         if rows is not None:
             after["kv"] = rows if self.window is None else rows.last(self.window)
         return call.product(call.join(parts).flatten(-2), self.o_proj.weight), after
+
+    def _turn(self, x: Tensor, where_BT: Tensor) -> Tensor:
+        return rotate(x, where_BT, layout="half", base=self.theta)
 
     def _attend(self, q_BTHE: Tensor, kv_BSI: Tensor, start: int) -> Tensor:
         """Causal attention of queries whose first one is at row `start` of the keys -> [B, T, H, E]."""

@@ -1,9 +1,9 @@
 # ruff: noqa: N803, N806 - tensor names carry their axes
 """What the layers of one forward pass share: where each sequence starts, what is recorded, and how exact products are.
 
-`Call.exact` makes every product and every transcendental function independent of how many tokens are computed
-together: a matrix product's rounding depends on its shape, so exact products run in tiles of a fixed number of rows,
-and functions that a vectorised loop finishes with scalar code are padded to whole vectors.
+`Call.exact` makes the rounding of a token independent of what is computed beside it: the rounding of a product depends
+on its shape, so exact products run in tiles of a fixed number of rows; functions that a vectorised loop finishes with
+scalar code are padded to whole vectors; attention takes token by token, in prefill as in decoding.
 Legend: B batch, T time, D width, N sequences (B, or the number of packed documents), R rows, F features.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairtrial.core.errors import UserError
+from fairtrial.nn.state import Rows
 
 TILE = 16
 """Rows of an exact product; a whole number of cache lines for any width."""
@@ -42,11 +44,26 @@ class Aux:
 
 @dataclass(slots=True)
 class Span:
-    """One run of consecutive tokens: rows `batch` and tokens `time` of the input, the first at position `start`."""
+    """A run of consecutive tokens that attend together."""
 
     batch: slice
+    """Its rows of the input."""
     time: slice
+    """Its tokens in those rows."""
+    keys: slice
+    """Tokens in those rows that came with this pass and that it may see (up to its own last one)."""
     start: int
+    """Position of its first token."""
+    sequence: int | None
+    """Its sequence; None: all of them, as one batch."""
+
+    def see(self, new_BTF: Tensor, cache: Rows | None) -> Tensor:
+        """What its tokens may see [B, S, F]: rows of the cache, or of the pass where there is no state."""
+        if cache is None:
+            return new_BTF[self.batch, self.keys]
+        end = self.start + (self.time.stop - self.time.start) - cache.first[self.sequence or 0]
+        held = cache.tensor() if self.sequence is None else cache.sequence(self.sequence)[None]
+        return held[:, :end]
 
 
 @dataclass(slots=True)
@@ -75,21 +92,37 @@ class Call:
         return not self.packed and len(set(self.starts)) == 1
 
     def spans(self) -> Iterator[Span]:
-        """The runs to attend within: the whole batch at once where possible, else sequence by sequence."""
-        if self.uniform:
-            yield Span(slice(None), slice(None), self.starts[0])
+        """The runs to attend within: the whole batch where possible, else a sequence, in an exact pass one token."""
+        if self.uniform and not self.exact:
+            whole = slice(0, self.lengths[0])
+            yield Span(slice(None), whole, whole, self.starts[0], None)
             return
         first = 0
         for index, (length, start) in enumerate(zip(self.lengths, self.starts, strict=True)):
-            if self.packed:
-                yield Span(slice(None), slice(first, first + length), start)
-                first += length
-            else:
-                yield Span(slice(index, index + 1), slice(None), start)
+            batch = slice(None) if self.packed else slice(index, index + 1)
+            size = 1 if self.exact else length
+            for low in range(0, length, size):
+                begin = first + low
+                yield Span(batch, slice(begin, begin + size), slice(first, begin + size), start + low, index)
+            first += length if self.packed else 0
 
     def join(self, parts: list[Tensor]) -> Tensor:
-        """Outputs of the spans, put together as the input was."""
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1 if self.packed else 0)
+        """Outputs [B, T, ...] of the spans, put together as the input was."""
+        if len(parts) == 1:
+            return parts[0]
+        if self.packed or not self.exact:
+            return torch.cat(parts, 1 if self.packed else 0)
+        return torch.cat(parts, 1).view(len(self.lengths), -1, *parts[0].shape[2:])
+
+    def each(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, where_BT: Tensor) -> Tensor:
+        """A function of x [B, T, ...] and positions; in an exact pass token by token."""
+        if not self.exact:
+            return function(x, where_BT)
+        rows = [
+            [function(x[b : b + 1, t : t + 1], where_BT[b : b + 1, t : t + 1]) for t in range(x.shape[1])]
+            for b in range(x.shape[0])
+        ]
+        return torch.cat([torch.cat(row, 1) for row in rows])
 
     def positions(self, device: torch.device) -> Tensor:
         """Position of every token [B, T]; [1, T] for packed documents, each from its own start."""
@@ -100,7 +133,7 @@ class Call:
         return torch.cat(rows)[None] if self.packed else torch.stack(rows)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [..., D] times weight [F, D] transposed -> [..., F]."""
+        """Multiply x [..., D] by weight [F, D] transposed: [..., F]."""
         if not self.exact:
             return functional.linear(x, weight)
         rows_RD = x.reshape(-1, x.shape[-1])
@@ -127,7 +160,7 @@ def make_call(shape: torch.Size, cu_seqlens: Tensor | None, starts: list[int] | 
         lengths = [time] * batch
     else:
         borders = [int(x) for x in cu_seqlens.tolist()]
-        lengths = [b - a for a, b in zip(borders, borders[1:], strict=False)]
+        lengths = [b - a for a, b in pairwise(borders)]
         if batch != 1 or len(borders) < 2 or borders[0] != 0 or borders[-1] != time or min(lengths) < 1:
             raise UserError(
                 f"cu_seqlens must rise from 0 to {time} (tokens of the one packed row), got {borders} for tokens "

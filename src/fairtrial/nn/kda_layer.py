@@ -93,9 +93,9 @@ class KdaLayer(nn.Module):
 
     def _low_rank(self, x_BTD: Tensor, call: Call, name: str) -> Tensor:
         if not self.low_rank[name]:
-            return call.product(x_BTD, self.get_submodule(f"{name}_proj").weight)
-        inner = call.product(x_BTD, self.get_submodule(f"{name}_a_proj").weight)
-        return call.product(inner, self.get_submodule(f"{name}_b_proj").weight)
+            return call.product(x_BTD, self.get_parameter(f"{name}_proj.weight"))
+        inner = call.product(x_BTD, self.get_parameter(f"{name}_a_proj.weight"))
+        return call.product(inner, self.get_parameter(f"{name}_b_proj.weight"))
 
     def _decay(self, x_BTD: Tensor, call: Call) -> Tensor:
         """Log decay g [B, T, HV, K] in fp32."""

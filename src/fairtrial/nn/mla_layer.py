@@ -39,9 +39,12 @@ GATHER_FROM = 8192
 class _Index:
     """The indexer's view of the tokens of one pass."""
 
-    q_BTJI: Tensor
-    k_BTI: Tensor
-    w_BTJ: Tensor
+    q: Tensor
+    """Queries [B, T, J, I]."""
+    k: Tensor
+    """Keys [B, S, I]."""
+    w: Tensor
+    """Weights of the heads [B, T, J]."""
 
 
 class LayerNorm(nn.Module):
@@ -52,7 +55,7 @@ class LayerNorm(nn.Module):
         self.weight, self.bias = empty(width), empty(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., width]."""
+        """Normalise x [..., width]."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6)
 
 
@@ -61,7 +64,8 @@ class Indexer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.rotated, self.layout = config.index_heads, config.index_rope_dim, config.index_rope
+        self.heads, self.rotated = config.index_heads, config.index_rope_dim
+        self.layout: Layout = config.index_rope
         self.wq_b = Linear(config.q_rank or config.hidden, config.index_heads * config.index_dim)
         self.wk = Linear(config.hidden, config.index_dim)
         self.k_norm = LayerNorm(config.index_dim)
@@ -73,8 +77,7 @@ class Indexer(nn.Module):
         q = call.product(query_BTQ, self.wq_b.weight).unflatten(-1, (self.heads, -1))
         k = self.k_norm(call.product(x_BTD, self.wk.weight))
         if self.rotated:
-            q = _turn(q, where_BT, self.layout, self.rotated, frequency)
-            k = _turn(k, where_BT, self.layout, self.rotated, frequency)
+            q, k = (_turn(x, where_BT, self.layout, self.rotated, frequency, call) for x in (q, k))
         w = call.product(x_BTD.float(), self.weights_proj.weight.float()) * self.heads**-0.5
         return _Index(q, k, w)
 
@@ -119,19 +122,21 @@ class LatentLayer(nn.Module):
         if self.indexer is not None and (before is not None or call.stage != "dense"):
             index = self.indexer(x_BTD, latent_BTQ, where, self._frequencies(self.indexer.rotated, x_BTD), call)
         after: LayerState = {}
+        after_rows = after_keys = None
         if before is not None:
-            after["latents"] = _rows(before["latents"]).append(new_BTR, call.lengths, call.packed)
+            after_rows = _rows(before["latents"]).append(new_BTR, call.lengths, call.packed)
+            after["latents"] = after_rows
             if index is not None:
-                after["index_keys"] = _rows(before["index_keys"]).append(index.k_BTI, call.lengths, call.packed)
+                after_keys = _rows(before["index_keys"]).append(index.k, call.lengths, call.packed)
+                after["index_keys"] = after_keys
         out: list[Tensor] = []
         chosen: list[Tensor] = []
-        for number, span in enumerate(call.spans()):
+        for span in call.spans():
             some = (span.batch, span.time)
-            rows_BSR = _held(after.get("latents"), new_BTR, call, span, number)
+            rows_BSR = span.see(new_BTR, after_rows)
             selection = None
             if index is not None:
-                keys = _held(after.get("index_keys"), index.k_BTI, call, span, number)
-                part = _Index(index.q_BTJI[some], keys, index.w_BTJ[some])
+                part = _Index(index.q[some], span.see(index.k, after_keys), index.w[some])
                 selection = self._select(part, call, layer, span)
                 self._learn(part, selection, (q_BTHN[some], q_BTHP[some], rows_BSR), call, layer, span)
             elif self.letter == "S" and call.selection is not None:
@@ -155,18 +160,18 @@ class LatentLayer(nn.Module):
             latent = self.q_a_layernorm(call.product(x_BTD, self.q_a_proj.weight))
             q = call.product(latent, self.q_b_proj.weight)
         q_BTHN, q_BTHP = q.unflatten(-1, (self.heads, -1)).split([self.nope, self.shared], -1)
-        return q_BTHN, self._turned(q_BTHP, where_BT), latent
+        return q_BTHN, self._turned(q_BTHP, where_BT, call), latent
 
     def _rows(self, x_BTD: Tensor, where_BT: Tensor, call: Call) -> Tensor:
         """What is cached of each token: [normalised latent | shared key]."""
         row = call.product(x_BTD, self.kv_a_proj_with_mqa.weight)
         latent, shared = row.split([self.latent, self.shared], -1)
-        return torch.cat([self.kv_a_layernorm(latent), self._turned(shared, where_BT)], -1)
+        return torch.cat([self.kv_a_layernorm(latent), self._turned(shared, where_BT, call)], -1)
 
-    def _turned(self, x: Tensor, where_BT: Tensor) -> Tensor:
+    def _turned(self, x: Tensor, where_BT: Tensor, call: Call) -> Tensor:
         if self.config.mla_rope == "none":
             return x
-        return _turn(x, where_BT, self.config.mla_rope, self.shared, self._frequencies(self.shared, x))
+        return _turn(x, where_BT, self.config.mla_rope, self.shared, self._frequencies(self.shared, x), call)
 
     def _frequencies(self, width: int, like: Tensor) -> Tensor:
         config = self.config
@@ -189,7 +194,7 @@ class LatentLayer(nn.Module):
             return given[span.batch, span.time]
         if call.stage in ("dense", "warmup"):
             return None
-        return index_select(index.q_BTJI, index.k_BTI, index.w_BTJ, self.topk, span.start, pad=True)
+        return index_select(index.q, index.k, index.w, self.topk, span.start, pad=True)
 
     def _learn(
         self,
@@ -208,7 +213,7 @@ class LatentLayer(nn.Module):
             w_HNC, _ = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
             q_BTHR = absorb_queries(q_BTHN, q_BTHP, w_HNC)
         loss = indexer_kl(
-            index.q_BTJI, index.k_BTI, index.w_BTJ, q_BTHR, rows_BSR, self.scale,
+            index.q, index.k, index.w, q_BTHR, rows_BSR, self.scale,
             indices_BTK=selection if call.stage == "joint" else None, start=span.start,
         )  # fmt: skip
         share = q_BTHN.shape[0] * q_BTHN.shape[1] / sum(call.lengths)
@@ -217,7 +222,7 @@ class LatentLayer(nn.Module):
     def _attend(
         self, q_BTHN: Tensor, q_BTHP: Tensor, rows_BSR: Tensor, selection_BTK: Tensor | None, start: int
     ) -> Tensor:
-        """[B, T, H, V]: absorbed for one query, gathered for long contexts, else expanded (with the selection masked)."""
+        """[B, T, H, V]: absorbed for one query, gathered for long contexts, else expanded (selection as mask)."""
         w_HNC, w_HVC = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
         time, keys = q_BTHN.shape[1], rows_BSR.shape[1]
         if time > 1 and (selection_BTK is None or keys < GATHER_FROM):
@@ -237,17 +242,14 @@ def _time(call: Call) -> int:
     return sum(call.lengths) if call.packed else call.lengths[0]
 
 
-def _turn(x: Tensor, where_BT: Tensor, layout: Layout, width: int, frequency: Tensor) -> Tensor:
+def _turn(x: Tensor, where_BT: Tensor, layout: Layout, width: int, frequency: Tensor, call: Call) -> Tensor:
     if layout == "none":
         return x
-    return rotate(x, where_BT, layout=layout, width=width, frequencies_R=frequency)
 
+    def turned(some: Tensor, where: Tensor) -> Tensor:
+        return rotate(some, where, layout=layout, width=width, frequencies_R=frequency)
 
-def _held(cache: object, new_BTF: Tensor, call: Call, span: Span, number: int) -> Tensor:
-    """The rows that a span's queries can see: the cache's, or the pass's own where there is no state."""
-    if not isinstance(cache, Rows):
-        return new_BTF[span.batch, span.time]
-    return cache.tensor() if call.uniform else cache.sequence(number)[None]
+    return call.each(turned, x, where_BT)
 
 
 def _rows(value: object) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class Model(nn.Module):
         call.record, call.replay = record, replay
         embedded_BTD = self.model.embed_tokens.weight[tokens_BT]
         x_BTD, memory = embedded_BTD, []
-        for index, block in enumerate(self.model.layers):
+        for index, block in enumerate(self.blocks[: self.config.layers]):
             x_BTD, after = block(x_BTD, call, index, None if state is None else state.layers[index])
             memory.append(after)
         hidden_BTD = self.model.norm(x_BTD)
@@ -114,17 +115,21 @@ class Model(nn.Module):
         ends = [start + length for start, length in zip(call.starts, call.lengths, strict=True)]
         return Output(logits, State(memory, ends, state.kept), call.aux, hidden_BTD)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, and behind them the MTP block where there is one."""
+        return [cast(Block, layer) for layer in self.model.layers] + ([self.model.mtp.block] if self.model.mtp else [])
+
     def init_state(self, batch: int = 1) -> State:
         """The state of `batch` sequences (documents, where they are packed) that have read nothing yet."""
         if batch < 1:
             raise UserError(f"init_state({batch}): the number of sequences must be at least 1")
-        return State([block.self_attn.init_state(batch) for block in self.model.layers], [0] * batch)
+        return State([block.self_attn.init_state(batch) for block in self.blocks[: self.config.layers]], [0] * batch)
 
     def update_router_bias(self, aux: Aux, rate: float) -> None:
         """Move every router's selection bias by `rate` towards an even load (DeepSeek-V3: after each step)."""
-        blocks = [*self.model.layers, *([] if self.model.mtp is None else [self.model.mtp.block])]
         for index, load_E in aux.expert_load.items():
-            moe = blocks[index].block_sparse_moe
+            moe = self.blocks[index].block_sparse_moe
             assert isinstance(moe, MoE)
             moe.update_bias(load_E, rate)
 

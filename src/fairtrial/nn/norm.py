@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """The pieces that every layer is built from: RMSNorm, linear maps without bias, SwiGLU."""
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., width], any type; returns x's type."""
+        """Normalise x [..., width] of any type; returns x's type."""
         wide = x if x.dtype == torch.float64 else x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
@@ -58,6 +57,6 @@ class SwiGlu(nn.Module):
         self.down_proj = Linear(width, hidden)
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """x [..., hidden] -> [..., hidden]."""
+        """Map x [..., hidden] to [..., hidden]."""
         gate = call.smooth(functional.silu, call.product(x, self.gate_proj.weight))
         return call.product(gate * call.product(x, self.up_proj.weight), self.down_proj.weight)
