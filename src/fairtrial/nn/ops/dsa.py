@@ -305,17 +305,18 @@ class _IndexerKL(torch.autograd.Function):
             for low, high in blocks(T, max(1, _BLOCK // per_query)):
                 some = slice(low, high)
                 first = None if first_BT is None else first_BT[b : b + 1, some]
-                inputs = qi[b, some].to(dtype), ki[b].to(dtype), w[b, some].to(dtype)
+                end = S if indices is not None else min(S, start + high)
+                inputs = qi[b, some].to(dtype), ki[b, :end].to(dtype), w[b, some].to(dtype)
                 if indices is None:
-                    seen = visible_keys(high - low, S, start + low, first_BT=first, device=qi.device)[0]
+                    seen = visible_keys(high - low, end, start + low, first_BT=first, device=qi.device)[0]
                     block = _Block(*inputs, seen)
                 else:
                     block = _Block(*inputs, indices[b, some] >= 0, indices[b, some].long().clamp(min=0))
-                target = block.target(q_lat[b, some], latents[b], scale)
+                target = block.target(q_lat[b, some], latents[b, :end], scale)
                 value, dscore = block.divergence(target, weight_BT[b, some].to(dtype))
                 loss += value
                 if grads is not None:
-                    block.backward(dscore, grads[0][b, some], grads[1][b], grads[2][b, some])
+                    block.backward(dscore, grads[0][b, some], grads[1][b, :end], grads[2][b, some])
         ctx.grads = None if grads is None else [g.to(x.dtype) for g, x in zip(grads, (qi, ki, w), strict=True)]
         return loss
 

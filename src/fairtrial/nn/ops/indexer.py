@@ -27,8 +27,9 @@ from torch import Tensor
 
 from fairtrial.core.errors import UserError
 
+# A block of products: at most _ROWS query heads and _BLOCK floats (1 MiB in fp32), which stay in a core's cache.
 _ROWS = 256
-_KEYS = 1024
+_BLOCK = 1 << 18
 _PAD = 16
 
 
@@ -167,7 +168,7 @@ def _tiles(
         for t0, t1 in blocks(T, max(1, _ROWS // J)):
             # With `reach` = (start, pool), the last query of the block sees (start + t1) // pool keys.
             end = S if reach is None else min(S, (reach[0] + t1) // reach[1])
-            for s in blocks(end, _KEYS):
+            for s in blocks(end, _BLOCK // max(_PAD, (t1 - t0) * J)):
                 yield b, (t0, t1), s
 
 
