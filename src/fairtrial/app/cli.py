@@ -209,6 +209,34 @@ def calibrate(
 
 
 @app.command()
+def train(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="A training configuration (TOML); with --text: text files and folders.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Train a tiny model on these text files (or JSONL).")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; default runs/<name of the first path>.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. optim.lr=3e-4.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only continue; with --out alone, from what the run remembers.")
+    ] = False,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Branch: start from another run's checkpoint.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a small language model; the same command again continues where it stopped."""
+    from fairtrial.app import training
+
+    wanted = training.Request(tuple(paths or ()), text, out, tuple(set_ or ()), resume, start, quiet, as_json)
+    raise typer.Exit(training.train(wanted))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say which sandboxes, engines and extras are real on this machine, and how to get the others."""
     from fairtrial.app.doctor import doctor as examine

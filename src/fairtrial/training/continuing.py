@@ -117,9 +117,11 @@ def _check_rates(plan: Plan, saved: Saved, path: Path) -> None:
     schedule, steps = Schedule.model_validate(saved.meta["config"]["schedule"]), int(saved.meta["config"]["steps"])
     for step in range(saved.step):
         if factor(schedule, step, steps) != factor(plan.config.schedule, step, plan.config.steps):
+            usable = [other.name for other in sorted(path.parent.glob("step-*")) if int(other.name[5:]) <= step]
+            way = f"--from {path.parent / usable[-1]}" if usable else "a new run"
             raise UserError(
-                f"{path}: its learning rates differ from this schedule's from step {step} on, so it cannot be "
-                f"continued under it; branch from a checkpoint up to there: --from CHECKPOINT --out NEW"
+                f"{path}: from step {step} on it was trained with other learning rates than this schedule's, so it "
+                f"cannot go on under it; begin in a new folder (--out) with {way}"
             )
 
 

@@ -110,6 +110,13 @@ def documents(name: str, source: Source, base: Path) -> Iterator[bytes]:
         yield from (part for part in parts if part.strip())
 
 
+def training_part(name: str, source: Source, base: Path, held_out: float) -> Iterator[bytes]:
+    """The documents of a source without what is held out: what a tokenizer may learn from."""
+    plan = _Plan.of(name, source, base, held_out)
+    for index, document in enumerate(documents(name, source, base)):
+        yield from (text for part, text in plan.parts(index, document) if part == "train")
+
+
 def prepare(name: str, source: Source, base: Path, tokenizer: Encoder, held_out: float, folder: Path) -> Prepared:
     """Tokenise a source into `folder`, or map what is there when nothing that it depends on has changed.
 

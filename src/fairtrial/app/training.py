@@ -1,0 +1,246 @@
+"""The verb train: a configuration, or a user's own text files, to a model; the same command again continues."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairtrial.app.cli import print_json
+from fairtrial.core.clock import Clock, SystemClock
+from fairtrial.core.config import parse, read_toml
+from fairtrial.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fairtrial.training.continuing import Plan
+    from fairtrial.training.pretrain import Trained
+    from fairtrial.training.settings import TrainConfig
+
+_TEXT_VOCABULARY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asked for."""
+
+    paths: tuple[Path, ...]
+    text: bool
+    out: Path | None
+    overrides: tuple[str, ...]
+    resume: bool
+    start: Path | None
+    quiet: bool
+    as_json: bool
+
+
+def train(request: Request) -> int:
+    """Train, or go on training; returns the exit code (130: stopped by Ctrl-C, saved)."""
+    _need_torch()
+    out = request.out or _default_out(request)
+    config, base, where = _configuration(request, out)
+    if request.resume and _last_checkpoint(out) is None:
+        raise UserError(f"{out}: there is no checkpoint to resume; leave out --resume to start there")
+    from fairtrial.store.disk import Lock, storing
+
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out / "lock")
+    try:
+        progress = Progress(SystemClock(), shown=not (request.quiet or request.as_json))
+        plan, ended, parameters = _train(config, base, where, out, request.start, progress)
+    finally:
+        lock.release()
+    if request.as_json:
+        print_json(_as_json(plan, ended, parameters, out))
+    elif ended.finished:
+        sys.stdout.write(_summary(plan, ended, parameters, out))
+    if not ended.finished:
+        again = shlex.join(["fairtrial", "train", "--resume", "--out", str(out)])
+        sys.stderr.write(f"interrupted at step {ended.step} of {config.steps}; it is saved. Continue with: {again}\n")
+        return 130
+    return 0
+
+
+def _need_torch() -> None:
+    for library in ("torch", "safetensors", "tokenizers"):
+        if importlib.util.find_spec(library) is None:
+            raise UserError(f'train needs {library}, which is not installed: pip install "fairtrial[local]"')
+
+
+def _default_out(request: Request) -> Path:
+    if not request.paths:
+        raise UserError("name what to train on: fairtrial train CONFIG.toml, or fairtrial train --text FILES --out DIR")
+    return Path("runs") / (request.paths[0].stem or "text")
+
+
+def _configuration(request: Request, out: Path) -> tuple[TrainConfig, Path, str]:
+    """The configuration, the folder that its relative paths start from, and how messages call it."""
+    from fairtrial.studies.study import apply_override
+    from fairtrial.training.settings import TrainConfig
+
+    if request.text:
+        if not request.paths:
+            raise UserError("--text: name the text files or folders to train on")
+        files = [str(path.expanduser().resolve()) for path in request.paths]
+        data: dict[str, Any] = {"sources": {"text": {"files": files}}, "vocabulary": _TEXT_VOCABULARY}
+        base, where = Path.cwd(), "--text"
+    elif request.paths:
+        if len(request.paths) > 1:
+            raise UserError("one configuration at a time; to train on text files, add --text")
+        path = request.paths[0]
+        if path.suffix.lower() not in (".toml", "") and path.exists():
+            raise UserError(f"{path}: not a TOML configuration; to train on a text file: fairtrial train --text {path}")
+        data, base, where = read_toml(path), path.resolve().parent, str(path)
+    elif request.resume:
+        data, base = _remembered(out)
+        where = str(out)
+    else:
+        raise UserError("name a configuration (fairtrial train CONFIG.toml), or text files with --text")
+    for override in request.overrides:
+        apply_override(data, override)
+    return parse(TrainConfig, data, where=where), base, where
+
+
+def _remembered(out: Path) -> tuple[dict[str, Any], Path]:
+    last = _last_checkpoint(out)
+    if last is None:
+        raise UserError(f"{out}: there is no checkpoint to resume; give the configuration to start one")
+    path = last / "checkpoint.json"
+    try:
+        meta = json.loads(path.read_bytes())["meta"]
+        return dict(meta["config"]), Path(meta["base"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the configuration instead") from None
+
+
+def _last_checkpoint(out: Path) -> Path | None:
+    return max((out / "checkpoints").glob("step-*"), default=None)
+
+
+def _train(
+    config: TrainConfig, base: Path, where: str, out: Path, start: Path | None, progress: Progress
+) -> tuple[Plan, Trained, int]:
+    # By name, as engines load workers: nothing in this room leads to torch.
+    launching: Any = importlib.import_module("fairtrial.training.launch")
+    with progress.stoppable() as stop:
+        return launching.launch(
+            config,
+            base,
+            out,
+            where=where,
+            clock=progress.clock,
+            watcher=progress,
+            phase=progress.phase,
+            stop=stop,
+            start=start,
+        )
+
+
+class Progress:
+    """Shows a run on standard error: one live line on a terminal, a line for each evaluation elsewhere."""
+
+    def __init__(self, clock: Clock, *, shown: bool) -> None:
+        self.clock, self._shown = clock, shown
+        self._live = shown and sys.stderr.isatty()
+        self._steps, self._last, self._open = 0, -1.0, False
+        self._asked = False
+
+    def phase(self, text: str) -> None:
+        """What is happening now."""
+        self._line(text)
+
+    def began(self, step: int, steps: int) -> None:
+        """Training begins or goes on."""
+        self._steps = steps
+        if step >= steps:
+            self._line(f"all {steps} steps were made before")
+        else:
+            self._line(f"step {step} of {steps}: going on" if step else f"{steps} steps")
+
+    def saw(self, row: dict[str, Any]) -> None:
+        """One row of metrics.jsonl."""
+        if row["kind"] == "step":
+            self._step(row)
+        elif row["kind"] == "held_out":
+            found = ", ".join(
+                f"{name} {one['bits_per_byte']:.4f} bits per byte (loss {one['loss']:.4f})"
+                for name, one in row["sources"].items()
+            )
+            self._line(f"step {row['step']}/{self._steps}  held out: {found}")
+        elif row["kind"] == "stage" and (row["stage"] != "main" or "shares_summed_to" in row):
+            total = row.get("shares_summed_to")
+            said = f" (its shares summed to {total:.6g} and were divided by that)" if total else ""
+            self._line(f"step {row['step']}/{self._steps}  stage {row['stage']}{said}")
+
+    @contextmanager
+    def stoppable(self) -> Generator[Any]:
+        """Gives a function that says whether Ctrl-C (or SIGTERM) was seen; the second one interrupts at once."""
+
+        def seen(number: int, frame: object) -> None:
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
+            self._line("interrupted: finishing this step, then saving; Ctrl-C again leaves at once")
+
+        before = {number: signal.signal(number, seen) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield lambda: self._asked
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._open:
+                sys.stderr.write("\n")
+                self._open = False
+
+    def _step(self, row: dict[str, Any]) -> None:
+        now = self.clock.monotonic()
+        if not self._live or (now - self._last < 0.2 and row["step"] < self._steps):
+            return
+        self._last, self._open = now, True
+        skipped = f"  {row['skipped']} skipped" if row.get("skipped") else ""
+        sys.stderr.write(
+            f"\r\x1b[2Kstep {row['step']}/{self._steps}  loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+            f"  ETA {_clock(row['eta_s'])}{skipped}"
+        )
+        sys.stderr.flush()
+
+    def _line(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[2K{text}\n" if self._open else f"{text}\n")
+            sys.stderr.flush()
+            self._open = False
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _summary(plan: Plan, ended: Trained, parameters: int, out: Path) -> str:
+    lines = [f"{ended.step} steps of a model with {parameters:,} parameters ({plan.model.letters})"]
+    for name, found in ended.held.items():
+        lines.append(f"held out from {name}: {found['bits_per_byte']:.4f} bits per byte, loss {found['loss']:.4f}")
+    if ended.skipped:
+        lines.append(f"{ended.skipped} steps were skipped because an fp16 gradient overflowed")
+    lines += [f"weights   {ended.checkpoint}", f"metrics   {out / 'metrics.jsonl'}"]
+    return "\n".join(lines) + "\n"
+
+
+def _as_json(plan: Plan, ended: Trained, parameters: int, out: Path) -> dict[str, Any]:
+    found = asdict(ended) | {"checkpoint": str(ended.checkpoint), "held_out": ended.held}
+    found.pop("held")
+    return found | {
+        "steps": plan.config.steps,
+        "parameters": parameters,
+        "layers": plan.model.letters,
+        "metrics": str(out / "metrics.jsonl"),
+    }

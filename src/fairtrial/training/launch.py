@@ -1,0 +1,80 @@
+"""From a configuration to a trained model in one call: tokenizer, text, model, trainer. What `fairtrial train` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fairtrial.core.clock import Clock
+from fairtrial.nn.checkpoint import steps
+from fairtrial.nn.model import Model
+from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.training.continuing import Plan, make_plan
+from fairtrial.training.corpus import ByteTokenizer, Encoder, training_part
+from fairtrial.training.journal import Watcher
+from fairtrial.training.pretrain import CHECKPOINTS, Trained, Trainer
+from fairtrial.training.settings import TrainConfig
+
+TOKENIZER = "tokenizer.json"
+
+
+def launch(
+    config: TrainConfig,
+    base: Path,
+    out: Path,
+    *,
+    where: str,
+    clock: Clock,
+    watcher: Watcher,
+    phase: Callable[[str], None],
+    stop: Callable[[], bool],
+    start: Path | None = None,
+) -> tuple[Plan, Trained, int]:
+    """Train in the folder `out`, or go on there.
+
+    Args:
+        config: what to train.
+        base: where its relative paths start from.
+        out: folder of the run; exists.
+        where: what messages call the configuration.
+        clock: for tokens/s and ETA.
+        watcher: is shown every row of metrics.jsonl.
+        phase: is told what is happening before training begins.
+        stop: asked after each step whether to save and leave.
+        start: a checkpoint of another run to branch from, where `out` has none yet.
+
+    Returns:
+        What the run stands on, how it ended, and its number of parameters.
+
+    Raises:
+        UserError, StorageError: see `Trainer.run` and `make_plan`.
+    """
+    phase("reading the text")
+    plan = make_plan(config, base, out, _tokenizer(config, base, out, start), where)
+    model = Model(plan.model, config.seed)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    tokens = sum(source.train.targets for source in plan.sources.values())
+    phase(f"{parameters:,} parameters ({plan.model.letters}), {tokens:,} tokens of text, {config.precision}")
+    return plan, Trainer(plan, model, out, clock, watcher, stop).run(start), parameters
+
+
+def _tokenizer(config: TrainConfig, base: Path, out: Path, start: Path | None) -> Encoder:
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    if config.tokenizer != "train":
+        return Tokenizer.load(base / Path(config.tokenizer).expanduser())
+    kept = out / TOKENIZER
+    if steps(out / CHECKPOINTS) and kept.exists():
+        return Tokenizer.load(kept)
+    branched = start.resolve().parent.parent / TOKENIZER if start is not None else None
+    if branched is not None and branched.exists():
+        learned = Tokenizer.load(branched)
+    else:
+        documents = (
+            document
+            for name, source in config.sources.items()
+            for document in training_part(name, source, base, config.held_out)
+        )
+        learned = Tokenizer.train(documents, vocab_size=config.vocabulary)
+    learned.save(kept)
+    return learned
