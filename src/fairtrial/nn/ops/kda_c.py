@@ -28,6 +28,7 @@ from fairtrial.core.errors import UserError
 
 LIBRARY = Path(__file__).parent / "_kda.so"
 SWITCH = "FAIRTRIAL_KDA_C"
+ISAS = ("base", "avx2", "avx512")  # as in hatch_build.py; "base" is what every processor of the architecture has
 CHUNK = 32  # tokens between two kept states, as in kda.c
 GROUP = 32  # columns whose gradients are summed together, as in kda.c
 WORTH_A_THREAD = 1 << 20  # state elements times tokens: about 0.1 ms of work
@@ -51,10 +52,15 @@ class _Arguments(ctypes.Structure):
 
 
 def available() -> str | None:
-    """None where the compiled kernel can be used, else the reason why not."""
-    if os.environ.get(SWITCH) == "0":
+    """None where the compiled kernel can be used, else the reason why not.
+
+    The environment variable FAIRTRIAL_KDA_C switches it off ("0") or asks for the code of one instruction set ("base",
+    "avx2", "avx512") instead of the widest that the processor has.
+    """
+    switch = os.environ.get(SWITCH, "")
+    if switch == "0":
         return f"switched off by {SWITCH}=0"
-    loaded = _load()
+    loaded = _load(switch)
     return loaded if isinstance(loaded, str) else None
 
 
@@ -235,7 +241,7 @@ def _sizes(q: Tensor, v: Tensor, count: int) -> dict[str, int]:
 
 def _call(name: str, sizes: dict[str, int], scale: float, tensors: dict[str, Tensor | None]) -> None:
     """Run one entry of the library. `tensors` keeps every argument alive until it returns."""
-    loaded = _load()
+    loaded = _load(os.environ.get(SWITCH, ""))
     assert not isinstance(loaded, str), "available() was not asked"
     pointers = {key: None if x is None or x.numel() == 0 else x.data_ptr() for key, x in tensors.items()}
     if loaded[name](ctypes.byref(_Arguments(**sizes, scale=scale, **pointers))):
@@ -243,8 +249,8 @@ def _call(name: str, sizes: dict[str, int], scale: float, tensors: dict[str, Ten
 
 
 @cache
-def _load(isa: str | None = None) -> dict[str, Any] | str:
-    """The library's entries for an instruction set (by default the widest that runs here), or why there are none."""
+def _load(isa: str) -> dict[str, Any] | str:
+    """The library's entries for an instruction set ("": the widest that runs here), or why there are none."""
     source = LIBRARY.with_name("kda.c")
     if not LIBRARY.is_file():
         return (
@@ -255,8 +261,11 @@ def _load(isa: str | None = None) -> dict[str, Any] | str:
         library.kda_source.restype = library.kda_isa.restype = ctypes.c_char_p
         if source.is_file() and library.kda_source().decode() != hashlib.sha256(source.read_bytes()).hexdigest():
             return "it was built from another version of kda.c; install fairtrial again"
-        chosen = isa or library.kda_isa().decode()
-        return {name: getattr(library, f"{name}_{chosen}") for name in ("kda_forward", "kda_backward")}
+        widest = library.kda_isa().decode()
+        runs = ISAS[: ISAS.index(widest) + 1]
+        if isa and isa not in runs:
+            return f"{SWITCH}={isa} is not an instruction set of this processor; it may be 0 or {', '.join(runs)}"
+        return {name: getattr(library, f"{name}_{isa or widest}") for name in ("kda_forward", "kda_backward")}
     except (OSError, AttributeError) as error:
         return f"the library cannot be loaded ({error})"
 
