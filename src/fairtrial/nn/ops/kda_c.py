@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fairtrial.core.errors import UserError
 
@@ -74,7 +73,7 @@ def kda_c(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """KDA over whole sequences, differentiable (once) in every tensor but cu_seqlens. All tensors fp32, on the CPU.
+    """KDA over whole sequences, differentiable once in every tensor but cu_seqlens. All tensors fp32, on the CPU.
 
     Args:
         q: [B, T, H, K], L2-normalised by the caller, as k.
@@ -126,9 +125,15 @@ class KdaC(torch.autograd.Function):
         return o, state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of q, k, v, g, beta and the initial state; a second derivative is refused."""
+        """Gradients of q, k, v, g, beta and the initial state; a second derivative is refused.
+
+        Refused here, where create_graph asks for it: torch's `once_differentiable` takes it as zero for constant d_o.
+        """
+        if torch.is_grad_enabled():
+            raise UserError(
+                "kda: the C kernel has no second derivative (create_graph=True); use backend='chunk' for it"
+            )
         q, k, g, beta, r, checkpoints, borders = ctx.saved_tensors
         wants_state = ctx.needs_input_grad[6]
         dq, dk, dv, dg, dbeta, ds0 = kda_backward(
@@ -281,6 +286,8 @@ def _check(
         raise UserError(
             f"kda: v has {heads} heads, which must be a multiple of the {key_heads} heads of q, and no axis empty"
         )
+    if cu_seqlens is not None:
+        _check_borders(cu_seqlens, batch, length)
     count = batch if cu_seqlens is None else len(cu_seqlens) - 1
     shapes = {"q": (q, q.shape), "k": (k, q.shape), "v": (v, (batch, length, heads, value_dim))}
     shapes |= {"g": (g, (batch, length, heads, key_dim)), "beta": (beta, (batch, length, heads))}
@@ -293,8 +300,6 @@ def _check(
             raise UserError(
                 f"kda: {name} is {x.dtype} on {x.device}; the C kernel takes float32 on the CPU: use 'chunk'"
             )
-    if cu_seqlens is not None:
-        _check_borders(cu_seqlens, batch, length)
 
 
 def _check_borders(cu_seqlens: Tensor, batch: int, length: int) -> None:
