@@ -93,9 +93,9 @@ def _configuration(request: Request, out: Path) -> tuple[TrainConfig, Path, str]
         data: dict[str, Any] = {"sources": {"text": {"files": files}}, "vocabulary": _TEXT_VOCABULARY}
         base, where = Path.cwd(), "--text"
     elif request.paths:
-        if len(request.paths) > 1:
+        path, *more = request.paths
+        if more:
             raise UserError("one configuration at a time; to train on text files, add --text")
-        path = request.paths[0]
         if path.suffix.lower() not in (".toml", "") and path.exists():
             raise UserError(f"{path}: not a TOML configuration; to train on a text file: fairtrial train --text {path}")
         data, base, where = read_toml(path), path.resolve().parent, str(path)

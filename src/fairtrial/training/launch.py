@@ -1,4 +1,4 @@
-"""From a configuration to a trained model in one call: tokenizer, text, model, trainer. What `fairtrial train` calls."""
+"""From a configuration to a trained model: tokenizer, text, model, trainer. What `fairtrial train` calls."""
 
 from __future__ import annotations
 

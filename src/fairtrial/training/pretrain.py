@@ -78,7 +78,7 @@ class Trainer:
         self.plan, self.config, self.out = plan, plan.config, out
         self.clock, self.stop = clock, stop
         self.precision = Precision(model.to(self.config.device), self.config.precision)
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.optimisers = optimisers(model, self.config.optim)
         self.mixture = Mixture([one.train for one in plan.sources.values()], self.config.context, self.config.seed)
         self.journal = Journal(out, watcher or Silent())
@@ -173,17 +173,25 @@ class Trainer:
         tokens_BT = torch.from_numpy(batch.inputs)[None].to(device)
         targets_T = torch.from_numpy(batch.targets).to(device)
         borders = torch.from_numpy(batch.borders).to(device)
-        return self.precision.forward(tokens_BT, cu_seqlens=borders, sparse=sparse), targets_T
+        try:
+            return self.precision.forward(tokens_BT, cu_seqlens=borders, sparse=sparse), targets_T
+        except UserError as error:
+            # A layer that refuses NaN speaks first; the weight behind it says more.
+            self._refuse_weights()
+            raise UserError(f"step {self.step + 1}: {error}; training stopped") from None
 
     def _refuse_loss(self, found: losses.Losses) -> None:
         if math.isfinite(found.total.item()):
             return
-        masters = {name: parameter for parameter, name in self.names.items()}
-        checkpoint.refuse_broken(masters, self.step + 1, "weight")
+        self._refuse_weights()
         raise UserError(
             f"step {self.step + 1}: the loss is {found.total.item()} although every weight is finite; training stopped "
             f"and the last good checkpoint stays (lower optim.lr{_or_more(self.config.precision)})"
         )
+
+    def _refuse_weights(self) -> None:
+        masters = {name: parameter for parameter, name in self.names.items()}
+        checkpoint.refuse_broken(masters, self.step + 1, "weight")
 
     def _update(self, norm: float) -> bool:
         """One optimiser step; False where it was skipped (fp16 overflow)."""
