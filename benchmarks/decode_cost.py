@@ -123,7 +123,7 @@ def table(rows: list[Row], k: int) -> str:
     lines = [
         "Decode cost of attention, microseconds of CPU per token and layer (fp32, one thread, best of several)",
         f"full: {HEADS} heads x {WIDTH}. MLA: {MLA_HEADS} heads on rows of {LATENT}+{SHARED}, absorbed.",
-        f"DSA: the same rows, k = {k}, {INDEX_HEADS} indexer heads x {INDEX_WIDTH}; beside it its parts: indexer, top-k,",
+        f"DSA: the same rows, k = {k}, {INDEX_HEADS} indexer heads x {INDEX_WIDTH}. Its parts: indexer, top-k,",
         f"gather (all that a layer with shared indices pays); pooled: {POOL}-token pools.",
         f"KDA: {HEADS} heads x {WIDTH} x {WIDTH}.",
         "",

@@ -289,20 +289,11 @@ def test_k_that_covers_everything_is_dense_attention():
 
 
 def test_peak_memory_grows_with_k_and_not_with_the_context():
-    """Bytes that torch holds beyond its inputs, from the profiler's own account of allocations."""
-
     def peak(S, k):
         g = torch.Generator().manual_seed(0)
         q, rows = torch.randn(1, 64, H, R, generator=g), torch.randn(1, S, R, generator=g)
         chosen = torch.randint(0, S, (1, 64, k), generator=g)
-        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            dsa.sparse_attention(q, rows, chosen, SCALE, C)
-        held = most = 0
-        for event in profile.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                most = max(most, held)
-        return most
+        return peak_bytes(lambda: dsa.sparse_attention(q, rows, chosen, SCALE, C))
 
     small = peak(500, 32)
     assert small > 64 * 32 * R * 4  # the account does see the gathered rows
@@ -418,20 +409,33 @@ def test_warm_up_teaches_the_indexer_where_the_attention_looks():
     assert all(torch.equal(p, before[name]) for name, p in toy.model.named_parameters())
 
 
-def test_training_never_holds_heads_times_T_times_T():
-    """One tensor of [J, T, T] is 100 MB here; forward and backward together stay below a quarter of that."""
-    T, heads = 1250, 16
-    g = torch.Generator().manual_seed(0)
-    qi, ki, w = (torch.randn(1, T, *rest, generator=g).requires_grad_() for rest in ((heads, 4), (4,), (heads,)))
-    q, rows = torch.randn(1, T, heads, 4, generator=g), torch.randn(1, T, 4, generator=g)
+def peak_bytes(work):
+    """Bytes that torch holds at most beyond what it held before, from the profiler's own account of allocations."""
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        dsa.indexer_kl(qi, ki, w, q, rows, SCALE).backward()
+        work()
     held = most = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)
-    assert 1e6 < most < heads * T * T * 4 / 4
+    return most
+
+
+@pytest.mark.parametrize("what", ["loss", "scores", "attention"])
+def test_training_holds_blocks_and_never_everything(what):
+    """At once, [J, T, T] or [T, K, R] is 100 MB here; forward and backward stay below a third of that."""
+    T, heads, k, width = 1250, 16, 200, 100
+    g = torch.Generator().manual_seed(0)
+    qi, ki, w = (torch.randn(1, T, *rest, generator=g).requires_grad_() for rest in ((heads, 4), (4,), (heads,)))
+    q, rows = (torch.randn(1, T, *rest, generator=g).requires_grad_() for rest in ((heads, 4), (4,)))
+    wide_q, wide = (torch.randn(1, T, *rest, generator=g).requires_grad_() for rest in ((2, width), (width,)))
+    chosen = torch.randint(0, T, (1, T, k), generator=g)
+    works = {
+        "loss": lambda: dsa.indexer_kl(qi, ki, w, q, rows, SCALE).backward(),
+        "scores": lambda: dsa.index_scores(qi, ki, w, None).sum().backward(),
+        "attention": lambda: dsa.sparse_attention(wide_q, wide, chosen, SCALE).sum().backward(),
+    }
+    assert 1e6 < peak_bytes(works[what]) < 100e6 / 3
 
 
 # ---- recorded selections

@@ -394,7 +394,7 @@ def indexer_kl(
         scale: its softmax scale.
         indices_BTK: the selection (joint stage); none: warm-up.
         start: absolute position of the first query.
-        first_BT: first position that each query may see; none: 0.
+        first_BT: first position that each query may see; none: 0 (a selection already respects it).
         count_BT: bool, the queries that count (padding does not); none: all.
 
     Returns:
