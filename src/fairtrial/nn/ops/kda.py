@@ -8,7 +8,6 @@ The decay comes first, then the erase and write. One decay per head makes it gat
 
 Legend: B batch, T time, H heads of q and k, HV value heads, K key dim, V value dim, N sequences.
 """
-# ruff: noqa: N803, N806 - names carry axis letters, and the published names of the gate
 
 from __future__ import annotations
 

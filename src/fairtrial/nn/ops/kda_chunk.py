@@ -14,7 +14,6 @@ o = (scale Gamma q) S + A_qk N and S' = Diag(gamma_C) S + (exp(G_C - G) k)^T N.
 Legend: n tiles (a chunk of one value head), C chunk length, K key dim, V value dim, p pairs of blocks, s block size,
 B batch, T time, H heads, HV value heads, N sequences, M chunks.
 """
-# ruff: noqa: N803, N806, N815 - names carry axis letters
 
 from __future__ import annotations
 
