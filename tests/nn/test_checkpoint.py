@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # noqa: E402
 
-from fairtrial.core.errors import CorruptError, UserError
-from fairtrial.nn import checkpoint as ck
+from fairtrial.core.errors import CorruptError, UserError  # noqa: E402
+from fairtrial.nn import checkpoint as ck  # noqa: E402
 
 
 def net(seed: int = 0) -> torch.nn.Module:

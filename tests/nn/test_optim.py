@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fairtrial.core.errors import UserError
-from fairtrial.nn.muon import Muon, muon_update, orthogonalise
-from fairtrial.nn.optim import clip, load_state_tensors, mark, optimisers, set_rate, state_tensors
-from fairtrial.nn.schedule import OptimConfig, Schedule, factor, first_changed
+from fairtrial.core.errors import UserError  # noqa: E402
+from fairtrial.nn.muon import Muon, muon_update, orthogonalise  # noqa: E402
+from fairtrial.nn.optim import clip, load_state_tensors, mark, optimisers, set_rate, state_tensors  # noqa: E402
+from fairtrial.nn.schedule import OptimConfig, Schedule, factor, first_changed  # noqa: E402
 
 
 class Small(torch.nn.Module):

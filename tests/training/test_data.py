@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,3 +202,8 @@ def test_bad_sources_are_one_line(tmp_path: Path, name: str, content: str, messa
     file = "t.txt" if name == "other" else name
     with pytest.raises(UserError, match=message):
         prepare("s", Source(files=(file,)), tmp_path, ByteTokenizer(), 0.1, tmp_path / "data")
+
+
+def test_settings_and_data_load_without_torch() -> None:
+    program = "import sys, fairtrial.training.continuing, fairtrial.training.data\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

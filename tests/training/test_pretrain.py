@@ -17,18 +17,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fairtrial.core.clock import SystemClock
-from fairtrial.core.config import parse
-from fairtrial.core.errors import StorageError, UserError
-from fairtrial.nn import checkpoint as ck
-from fairtrial.nn.model import Model
-from fairtrial.training import journal, losses
-from fairtrial.training.continuing import Plan, make_plan
-from fairtrial.training.corpus import ByteTokenizer
-from fairtrial.training.data import join
-from fairtrial.training.precision import LossScale, Precision
-from fairtrial.training.pretrain import Trained, Trainer
-from fairtrial.training.settings import Stage, TrainConfig
+from fairtrial.core.clock import SystemClock  # noqa: E402
+from fairtrial.core.config import parse  # noqa: E402
+from fairtrial.core.errors import StorageError, UserError  # noqa: E402
+from fairtrial.nn import checkpoint as ck  # noqa: E402
+from fairtrial.nn.model import Model  # noqa: E402
+from fairtrial.training import journal, losses  # noqa: E402
+from fairtrial.training.continuing import Plan, make_plan  # noqa: E402
+from fairtrial.training.corpus import ByteTokenizer  # noqa: E402
+from fairtrial.training.data import join  # noqa: E402
+from fairtrial.training.precision import LossScale, Precision  # noqa: E402
+from fairtrial.training.pretrain import Trained, Trainer  # noqa: E402
+from fairtrial.training.settings import Stage, TrainConfig  # noqa: E402
 
 MODEL: dict[str, Any] = {
     "hidden": 32, "layers": 2, "pattern": "KD", "intermediate": 48, "heads": 2, "kda_heads": 2, "kda_key_dim": 8,
