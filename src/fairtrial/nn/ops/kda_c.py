@@ -132,7 +132,7 @@ class KdaC(torch.autograd.Function):
         """
         if torch.is_grad_enabled():
             raise UserError(
-                "kda: the C kernel has no second derivative (create_graph=True); use backend='chunk' for it"
+                "kda: the C kernel has no second derivative (create_graph=True); use backend='recurrent' for it"
             )
         q, k, g, beta, r, checkpoints, borders = ctx.saved_tensors
         wants_state = ctx.needs_input_grad[6]
