@@ -22,7 +22,7 @@ from fairtrial.core.errors import UserError
 from fairtrial.nn.state import Rows
 
 TILE = 16
-"""Rows of an exact product; a whole number of cache lines for any width."""
+"""Rows of an exact product, and what its widths are padded to: whole cache lines."""
 VECTOR = 64
 """A multiple of the numbers that one step of torch's vectorised loops takes."""
 
@@ -137,16 +137,24 @@ class Call:
         if not self.exact:
             return functional.linear(x, weight)
         rows_RD = x.reshape(-1, x.shape[-1])
-        total = rows_RD.shape[0]
-        padded_RD = functional.pad(rows_RD, (0, 0, 0, -total % TILE))
+        (total, width), outputs = rows_RD.shape, weight.shape[0]
+        more = -width % TILE
+        padded_RD = functional.pad(rows_RD, (0, more, 0, -total % TILE))
+        if more or outputs % TILE:  # odd widths end in code whose rounding depends on a row's place in its tile
+            weight = functional.pad(weight, (0, more, 0, -outputs % TILE))
         tiles = [padded_RD[i : i + TILE] @ weight.T for i in range(0, padded_RD.shape[0], TILE)]
-        return torch.cat(tiles)[:total].view(*x.shape[:-1], weight.shape[0])
+        return torch.cat(tiles)[:total, :outputs].reshape(*x.shape[:-1], outputs)
 
     def smooth(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """An elementwise function of x, whose last axis is padded to whole vectors in an exact pass."""
         if not self.exact or x.shape[-1] % VECTOR == 0:
             return function(x.contiguous())
         return function(functional.pad(x, (0, -x.shape[-1] % VECTOR)))[..., : x.shape[-1]].contiguous()
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in at least fp32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def make_call(shape: torch.Size, cu_seqlens: Tensor | None, starts: list[int] | None) -> Call:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairtrial.nn.call import VECTOR, Call
+from fairtrial.nn.call import VECTOR, Call, wide
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.norm import Conv, Linear, RMSNorm, empty
 from fairtrial.nn.ops.kda import gate_bounded, gate_softplus, kda, l2norm
@@ -80,7 +80,7 @@ class KdaLayer(nn.Module):
         q = l2norm(q.reshape(batch, time, self.heads, self.key_dim))
         k = l2norm(k.reshape(batch, time, self.heads, self.key_dim))
         v = v.reshape(batch, time, self.value_heads, self.value_dim)
-        beta = self.beta_max * call.smooth(torch.sigmoid, call.product(x_BTD, self.b_proj.weight).float())
+        beta = self.beta_max * call.smooth(torch.sigmoid, wide(call.product(x_BTD, self.b_proj.weight)))
         if self.letter == "N":
             v, beta = (v * (beta.unsqueeze(-1) / TINY)).to(v.dtype), torch.full_like(beta, TINY)
         o, new["S"] = kda(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fairtrial.core.errors import UserError
-from fairtrial.nn.call import Call, Span
+from fairtrial.nn.call import Call, Span, wide
 from fairtrial.nn.config import Layout, ModelConfig
 from fairtrial.nn.norm import Linear, RMSNorm, empty
 from fairtrial.nn.ops.dsa import index_select, indexer_kl, selection_mask, sparse_attention
@@ -78,7 +78,7 @@ class Indexer(nn.Module):
         k = self.k_norm(call.product(x_BTD, self.wk.weight))
         if self.rotated:
             q, k = (_turn(x, where_BT, self.layout, self.rotated, frequency, call) for x in (q, k))
-        w = call.product(x_BTD.float(), self.weights_proj.weight.float()) * self.heads**-0.5
+        w = call.product(wide(x_BTD), wide(self.weights_proj.weight)) * self.heads**-0.5
         return _Index(q, k, w)
 
 

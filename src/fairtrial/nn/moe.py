@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairtrial.nn.call import Call
+from fairtrial.nn.call import Call, wide
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.norm import SwiGlu, empty
 
@@ -32,8 +32,8 @@ class Router(nn.Module):
 
     def forward(self, x_RD: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """Chosen experts, best first (equal scores: the lower number first), and their weights."""
-        scores_RE = call.smooth(torch.sigmoid, call.product(x_RD.float(), self.weight.float()))
-        order_RE = scores_RE.detach() + self.e_score_correction_bias.float()
+        scores_RE = call.smooth(torch.sigmoid, call.product(wide(x_RD), wide(self.weight)))
+        order_RE = scores_RE.detach() + wide(self.e_score_correction_bias)
         if self.groups > 1:
             order_RE = self._open(order_RE)
         chosen_Rk = torch.sort(order_RE, dim=-1, descending=True, stable=True).indices[:, : self.chosen]

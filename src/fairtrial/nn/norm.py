@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairtrial.nn.call import Call
+from fairtrial.nn.call import Call, wide
 from fairtrial.nn.optim import mark
 
 
@@ -43,8 +43,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [..., width] of any type; returns x's type."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        broad = wide(x)
+        return (broad * torch.rsqrt(broad.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
 class SwiGlu(nn.Module):
