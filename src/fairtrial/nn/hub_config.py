@@ -112,9 +112,13 @@ def to_hub(config: ModelConfig) -> dict[str, Any]:
         "v_head_dim": config.mla_value_dim,
         "moe_intermediate_size": config.expert_intermediate,
         "routed_scaling_factor": config.route_scale,
-        "first_k_dense_replace": config.dense_layers if config.experts else config.layers,
+        "first_k_dense_replace": config.dense_layers,
         "topk_group": config.expert_topk_groups,
         "num_nextn_predict_layers": config.mtp_steps,
+        # Left open, transformers would fill in the published tokenizer's ids, which a small vocabulary does not have.
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
     return out | (_kimi_keys(config) if kind == "kimi_linear" else _dsa_keys(config))
 
