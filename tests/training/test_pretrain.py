@@ -297,6 +297,12 @@ def test_a_model_that_does_not_fit_is_refused_by_field(tmp_path: Path, model: di
         plan_of(tmp_path, settings(model=MODEL | model), tmp_path / "out")
 
 
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(UserError, match=f'"device" is "{device}", which this machine cannot use'):
+            run(tmp_path, settings(device=device), "out")
+
+
 def test_the_loss_scale_halves_on_overflow_doubles_after_good_steps_and_gives_up_at_one() -> None:
     scale = LossScale(4.0, patience=2)
     scale.overflowed(1, "w")

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Muon (Jordan et al. 2024) with the per-head split of GLM-5 (2602.15763, "Muon Split").
 
 Letters: N blocks, R rows, C columns. A matrix [H*d, r] whose rows belong to H heads is seen as [H, d, r] and each

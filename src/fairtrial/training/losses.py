@@ -1,4 +1,3 @@
-# ruff: noqa: N803 - tensor names carry their axes
 """What is minimised: next-token cross-entropy, multi-token prediction, the DSA indexers' KL; and audits of its walls.
 
 The gradient walls of DSA training (DeepSeek-V3.2-Exp report, section 2): in warm-up only the indexers learn, and only

@@ -1,4 +1,3 @@
-# ruff: noqa: N806 - tensor names carry their axes
 """Pre-training: stages, gradient accumulation, evaluation on held-out text, checkpoints that resume bit for bit.
 
 A run is a function of its configuration and its text: what is drawn at a step depends on the seed and the position
@@ -77,7 +76,7 @@ class Trainer:
         """`model` has fp32 parameters; `stop` is asked after each step whether to save and leave."""
         self.plan, self.config, self.out = plan, plan.config, out
         self.clock, self.stop = clock, stop
-        self.precision = Precision(model.to(self.config.device), self.config.precision)
+        self.precision = Precision(model.to(_device(self.config.device)), self.config.precision)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.optimisers = optimisers(model, self.config.optim)
         self.mixture = Mixture([one.train for one in plan.sources.values()], self.config.context, self.config.seed)
@@ -232,6 +231,7 @@ class Trainer:
             tokens=self.tokens,
             tokens_per_s=speed,
             eta_s=(config.steps - self.step) * seconds / done,
+            epochs=self.mixture.epochs(),
             **more,
         )
 
@@ -259,7 +259,7 @@ class Trainer:
             self._held[name] = {"loss": nats / count, "bits_per_byte": nats / math.log(2) / max(size, 1.0)}
         model.train()
         if self._held:
-            self.journal.write("held_out", self.step, sources=self._held, epochs=self.mixture.epochs())
+            self.journal.write("held_out", self.step, sources=self._held)
 
     def _pins(self) -> bool:
         """Whether this is the last step before the decay: it is kept, to extend the run or to branch from."""
@@ -311,6 +311,16 @@ def _add(sums: _Sums, found: losses.Losses, share: float) -> None:
         sums.mtp = (sums.mtp or 0.0) + found.mtp.item() * share
     if found.kl is not None:
         sums.kl = (sums.kl or 0.0) + found.kl.item() * share
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f'"device" is "{name}", which this machine cannot use ({reason}); "cpu" always works') from None
+    return device
 
 
 def _or_more(precision: str) -> str:
