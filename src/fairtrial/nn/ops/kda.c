@@ -407,14 +407,17 @@ struct adjoint { /* one thread's memory, rows of kp or GROUP floats */
     float *d, *states, *q, *k, *alpha, *r, *e, *dout, *de, *bde, *sums;
 };
 
+static int64_t groups_of_item(const struct kda_args *a) { return (groups(a) + a->parts - 1) / a->parts; }
+
 static size_t backward_floats(const struct kda_args *a) {
-    return (size_t)((CHUNK + 1) * GROUP * rounded(a->k, LANES) + (3 * CHUNK + 3) * rounded(a->k, LANES) + (3 * CHUNK + 2) * GROUP);
+    const int64_t states = (groups_of_item(a) + CHUNK) * GROUP, rows = 3 * CHUNK + 3;
+    return (size_t)((states + rows) * rounded(a->k, LANES) + (3 * CHUNK + 2) * GROUP);
 }
 
 static struct adjoint adjoint_memory(const struct kda_args *a, float *m) {
     const int64_t kp = rounded(a->k, LANES);
     struct adjoint w;
-    w.d = m, m += GROUP * kp;
+    w.d = m, m += groups_of_item(a) * GROUP * kp;
     w.states = m, m += CHUNK * GROUP * kp;
     w.q = m, m += CHUNK * kp;
     w.k = m, m += CHUNK * kp;
@@ -428,21 +431,30 @@ static struct adjoint adjoint_memory(const struct kda_args *a, float *m) {
     return w;
 }
 
-/* What the tokens [t0, t1) of one group need: padded rows, alpha, e, and every S^_t from the chunk's checkpoint on. */
-static void load_chunk(const struct kda_args *a, const struct adjoint *w, int64_t first, int64_t t0, int64_t t1,
-                       int64_t hv, int64_t col, int64_t cols, const float *saved) {
+/* Tokens [t0, t1) of value head hv: rows of q, k and alpha. */
+static void load_rows(const struct kda_args *a, const struct adjoint *w, int64_t first, int64_t t0, int64_t t1, int64_t hv) {
     const int64_t kp = rounded(a->k, LANES), head = hv / (a->hv / a->h);
+    for (int64_t t = t0; t < t1; t++) {
+        const int64_t at = (t - t0) * kp, row = ((first + t) * a->h + head) * a->k;
+        row_in(w->q + at, a->q + row, a->k, kp);
+        row_in(w->k + at, a->key + row, a->k, kp);
+        decay_row(w->alpha + at, a->g + ((first + t) * a->hv + hv) * a->k, a->k);
+    }
+}
+
+/* The same tokens for one group: r, e, s do, and every S^_t from the chunk's checkpoint on. */
+static void load_group(const struct kda_args *a, const struct adjoint *w, int64_t first, int64_t t0, int64_t t1,
+                       int64_t hv, int64_t col, int64_t cols, const float *saved) {
+    const int64_t kp = rounded(a->k, LANES);
     columns_in(w->states, kp, saved + col, a, cols);
     for (int64_t t = t0; t < t1; t++) {
-        const int64_t i = t - t0, row = ((first + t) * a->h + head) * a->k, unit = (first + t) * a->hv + hv;
-        row_in(w->q + i * kp, a->q + row, a->k, kp);
-        row_in(w->k + i * kp, a->key + row, a->k, kp);
-        decay_row(w->alpha + i * kp, a->g + unit * a->k, a->k);
+        const int64_t i = t - t0, unit = (first + t) * a->hv + hv;
+        const vec beta = all(a->beta[unit]), scale = all((float)a->scale);
         row_in(w->r + i * GROUP, a->r + unit * a->v + col, cols, GROUP);
         row_in(w->dout + i * GROUP, a->dout + unit * a->v + col, cols, GROUP);
-        for (int c = 0; c < GROUP; c++) {
-            w->e[i * GROUP + c] = a->beta[unit] * w->r[i * GROUP + c];
-            w->dout[i * GROUP + c] = (float)a->scale * w->dout[i * GROUP + c];
+        for (int64_t c = i * GROUP; c < (i + 1) * GROUP; c += LANES) {
+            store(w->e + c, beta * load(w->r + c));
+            store(w->dout + c, scale * load(w->dout + c));
         }
         if (i) {
             float *to = w->states + i * GROUP * kp, *from = to - GROUP * kp;
@@ -465,20 +477,21 @@ static void deliver(float *to, const float *x, int64_t n, int add) {
 }
 
 /* Token i of the chunk in `w`: its gradients, and D moved to the token before. */
-static void adjoint_token(const struct kda_args *a, const struct adjoint *w, int64_t i, int64_t unit, int64_t group, int add) {
+static void adjoint_token(const struct kda_args *a, const struct adjoint *w, float *d, int64_t i, int64_t unit, int64_t group) {
     const int64_t kp = rounded(a->k, LANES), col = group * GROUP, cols = a->v - col < GROUP ? a->v - col : GROUP;
     const float *k = w->k + i * kp, *alpha = w->alpha + i * kp, *s = w->states + i * GROUP * kp;
     const float *e = w->e + i * GROUP, *dout = w->dout + i * GROUP;
+    const int add = a->group_k == 0 && group > 0;
     float *dq = w->sums, *dk = dq + kp, *dg = dk + kp;
-    adjoint_read(kp, w->d, w->q + i * kp, k, dout, w->de);
+    adjoint_read(kp, d, w->q + i * kp, k, dout, w->de);
     for (int c = 0; c < GROUP; c++) w->bde[c] = a->beta[unit] * w->de[c];
     row_out(a->dval + unit * a->v + col, w->bde, cols, GROUP);
     const float dbeta = dot(w->de, w->r + i * GROUP), edo = dot(e, dout);
     int64_t at = 0;
     for (; at + SLAB * LANES <= kp; at += SLAB * LANES)
-        adjoint_write(SLAB, kp, w->d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
+        adjoint_write(SLAB, kp, d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
     for (; at < kp; at += LANES)
-        adjoint_write(1, kp, w->d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
+        adjoint_write(1, kp, d + at, s + at, k + at, alpha + at, dout, e, w->bde, edo, dq + at, dk + at, dg + at);
     const int64_t to = group * a->group_k + unit * a->k;
     deliver(a->dq + to, dq, a->k, add);
     deliver(a->dkey + to, dk, a->k, add);
@@ -494,17 +507,22 @@ static void backward_item(const struct kda_args *a, int64_t item, float *scratch
     const struct adjoint w = adjoint_memory(a, scratch);
     int64_t first, len;
     bounds(a, n, &first, &len);
-    for (int64_t group = from; group < to; group++) {
-        const int64_t col = group * GROUP, cols = a->v - col < GROUP ? a->v - col : GROUP;
-        const int add = a->group_k == 0 && group > 0;
-        columns_in(w.d, kp, a->ds1 ? a->ds1 + state + col : 0, a, cols);
-        for (int64_t t0 = (len - 1) / CHUNK * CHUNK; len > 0 && t0 >= 0; t0 -= CHUNK) {
-            const int64_t t1 = t0 + CHUNK < len ? t0 + CHUNK : len;
-            load_chunk(a, &w, first, t0, t1, hv, col, cols, a->checkpoints + checkpoint(a, first, n, t0 / CHUNK, hv));
-            for (int64_t t = t1 - 1; t >= t0; t--) adjoint_token(a, &w, t - t0, (first + t) * a->hv + hv, group, add);
+#define EACH_GROUP \
+    for (int64_t group = from, col = group * GROUP, cols; \
+         cols = a->v - col < GROUP ? a->v - col : GROUP, group < to; group++, col += GROUP)
+    EACH_GROUP columns_in(w.d + (group - from) * GROUP * kp, kp, a->ds1 ? a->ds1 + state + col : 0, a, cols);
+    for (int64_t t0 = (len - 1) / CHUNK * CHUNK; len > 0 && t0 >= 0; t0 -= CHUNK) {
+        const int64_t t1 = t0 + CHUNK < len ? t0 + CHUNK : len;
+        const float *saved = a->checkpoints + checkpoint(a, first, n, t0 / CHUNK, hv);
+        load_rows(a, &w, first, t0, t1, hv);
+        EACH_GROUP {
+            float *d = w.d + (group - from) * GROUP * kp;
+            load_group(a, &w, first, t0, t1, hv, col, cols, saved);
+            for (int64_t t = t1 - 1; t >= t0; t--) adjoint_token(a, &w, d, t - t0, (first + t) * a->hv + hv, group);
         }
-        if (a->ds0) columns_out(a->ds0 + state + col, w.d, kp, a, cols);
     }
+    if (a->ds0) EACH_GROUP columns_out(a->ds0 + state + col, w.d + (group - from) * GROUP * kp, kp, a, cols);
+#undef EACH_GROUP
 }
 
 /* ---- threads: items are taken one by one, each is computed whole by whoever takes it ---- */
