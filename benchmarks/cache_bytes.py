@@ -90,7 +90,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.save:
-        print(save("cache_bytes", text))
+        print(save("cache-bytes", text))
 
 
 if __name__ == "__main__":

@@ -307,13 +307,32 @@ def test_walls_between_the_two_losses(stage):
     assert kl > 0
     kl.backward(retain_graph=True)
     touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert touched == {
-        name for name, _ in model.named_parameters() if ".indexer." in name and "k_norm.bias" not in name
-    } | (touched & {name for name, _ in model.named_parameters() if "indexer.k_norm.bias" in name})
+    assert touched == {name for name, _ in model.named_parameters() if ".indexer." in name}
     model.zero_grad()
     functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), text[:, 1:].flatten()).backward()
     assert not any(".indexer." in name for name, p in model.named_parameters() if p.grad is not None and p.grad.any())
     assert model.model.layers[1].self_attn.kv_b_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["K", "G", "N", "C", "FW", "PM", "DS", "KD experts"])
+def test_half_precision_is_finite_and_near(kind, dtype):
+    """States stay fp32; a large value that leaves fp16 shows as inf. (All keys selected: rounding moves a choice.)"""
+    model, text = small(kind, index_topk=24), tokens()
+    expected = model(text).logits.detach()
+    stage = "joint" if "D" in kind else "sparse"
+    half = small(kind, index_topk=24).to(dtype)
+    out = half(text, sparse=stage)
+    (out.logits.float().square().mean() + sum(out.aux.indexer_kl.values(), 0.0)).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in half.parameters() if p.grad is not None)
+    assert out.logits.dtype == dtype
+    assert (out.logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    with torch.no_grad():
+        pieces = steps(half, text, [0, 10, 11, 24])
+        state = half(text, half.init_state(2)).state
+    assert (pieces.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    if "K" in kind:
+        assert state.layers[0]["S"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["KD experts", "GW", "NF", "CM"])

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Plain softmax attention: F full and rotary, P full without positions, W a sliding window and rotary.
 
 Grouped queries; each packed document attends to itself alone. Rotary in the half-split layout (RoFormer, 2104.09864).

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """One decoder layer: pre-norm, a mixer by its letter, pre-norm, SwiGLU or experts."""
 
 from __future__ import annotations

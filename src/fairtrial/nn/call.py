@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """What the layers of one forward pass share: where each sequence starts, what is recorded, and how exact products are.
 
 `Call.exact` makes the rounding of a token independent of what is computed beside it: the rounding of a product depends

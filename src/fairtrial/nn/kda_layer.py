@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """The KDA layer and its ablations (letters K, G, N, C).
 
 Source: Kimi Linear technical report, section 4 (neural parameterisation); initial values as in the released code.
@@ -82,13 +81,13 @@ class KdaLayer(nn.Module):
         v = v.reshape(batch, time, self.value_heads, self.value_dim)
         beta = self.beta_max * call.smooth(torch.sigmoid, wide(call.product(x_BTD, self.b_proj.weight)))
         if self.letter == "N":
-            v, beta = (v * (beta.unsqueeze(-1) / TINY)).to(v.dtype), torch.full_like(beta, TINY)
+            v, beta = wide(v) * (beta.unsqueeze(-1) / TINY), torch.full_like(beta, TINY)
         o, new["S"] = kda(
             q, k, v, self._decay(x_BTD, call), beta,
             initial_state=_tensor(old["S"]), cu_seqlens=call.cu_seqlens, backend=call.backend,
         )  # fmt: skip
         gate = call.smooth(torch.sigmoid, self._low_rank(x_BTD, call, "g")).view_as(o)
-        o = self.o_norm(o) * gate
+        o = self.o_norm(o.to(gate.dtype)) * gate
         return call.product(o.reshape(batch, time, -1), self.o_proj.weight), new
 
     def _low_rank(self, x_BTD: Tensor, call: Call, name: str) -> Tensor:

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Multi-head latent attention, with DeepSeek Sparse Attention's indexer or without (letters M, D, S).
 
 Source: Kimi Linear report, section 4 (NoPE MLA); DeepSeek-V3.2-Exp report, section 2; GLM-5 (2602.15763); IndexShare of

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """The decoder: embedding, layers by pattern letters, output head; its initial values and its one forward pass.
 
 Legend: B batch, T time, D model width, N sequences (B, or the number of packed documents).

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Mixture of experts: sigmoid router, a bias instead of an auxiliary loss, a shared expert.
 
 Source: DeepSeek-V3 report (2412.19437), section 2.1.2 (bias, groups); Kimi Linear report, section 4. Selection looks at

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Multi-token prediction: further tokens from the last hidden state, one set of weights applied again and again.
 
 Source: DeepSeek-V3 report (2412.19437), section 2.2 (the block); GLM-5 (2602.15763), shared weights for all steps.

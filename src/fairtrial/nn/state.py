@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """The decode state of a model: what every layer remembers, as one object that can be kept, restored and branched.
 
 A forward pass never changes a state, it returns the next one. Layers keep fixed tensors (KDA's matrix and the
