@@ -134,7 +134,7 @@ def errors() -> list[str]:
         leaves = [x.clone().requires_grad_() for x in tensors]
         o = function(*leaves)
         (found,) = torch.autograd.grad(o, leaves[3], weight)
-        pairs = ((o, exact), (found, slope))
+        pairs = ((o.detach(), exact.detach()), (found, slope))
         forward_error, slope_error = (float((x - y).norm() / y.norm()) for x, y in pairs)
         lines.append(
             f"error against the fp64 recurrence, {name}: o {forward_error:.1e}, gradient of g {slope_error:.1e}"
