@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from fairtrial.training.pretrain import Trained
     from fairtrial.training.settings import TrainConfig
 
-_TEXT_VOCABULARY = 1024
+_TEXT_DEFAULTS: dict[str, Any] = {"vocabulary": 1024, "optim": {"kind": "muon", "lr": 3e-3}}
+"""For a user's own text; every key can be overridden with --set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def _configuration(request: Request, out: Path) -> tuple[TrainConfig, Path, str]
         if not request.paths:
             raise UserError("--text: name the text files or folders to train on")
         files = [str(path.expanduser().resolve()) for path in request.paths]
-        data: dict[str, Any] = {"sources": {"text": {"files": files}}, "vocabulary": _TEXT_VOCABULARY}
+        data: dict[str, Any] = {"sources": {"text": {"files": files}}} | deepcopy(_TEXT_DEFAULTS)
         base, where = Path.cwd(), "--text"
     elif request.paths:
         path, *more = request.paths
