@@ -177,6 +177,10 @@ def _broken(document: dict, change: str) -> str:
         model["vocab"]["A"] = model["vocab"]["B"]
     elif change == "merge":
         model["merges"].append(["zz", "qq"])
+    elif change == "suffix":
+        model["end_of_word_suffix"] = "x"
+    elif change == "marker":
+        document["added_tokens"][0]["content"] = ["x"]
     elif change == "special":
         document["added_tokens"][0]["id"] = 300
     return json.dumps(document)
@@ -192,6 +196,8 @@ def _broken(document: dict, change: str) -> str:
         ("unigram", "BPE"),
         ("twice", "distinct"),
         ("merge", "not a usable tokenizer"),
+        ("suffix", "byte-level"),
+        ("marker", "not a list of tokens"),
         ("special", "one id in the vocabulary"),
     ],
 )

@@ -32,7 +32,9 @@ _CLASSES = {
     "glm_moe_dsa": "GlmMoeDsaForCausalLM",
 }
 _LIMIT = 16 << 20
-_TRAINED = {"K": "linear_attention", "M": "full_attention"}
+_MOST_LAYERS = 10_000
+_LAYER_TYPES = {"linear_attention": "K", "full_attention": "M"}
+_INDEXERS = {"full": "D", "shared": "S", "F": "D", "S": "S"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +183,22 @@ class _Keys:
             raise self.fail(f'"{name}" is not an object')
         return _Keys(value, self.where, f"{name}.")
 
-    def count(self, *names: str) -> int:
-        value = self.need(*names)
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.get(name, default=default)
+        if not isinstance(value, bool):
+            raise self.fail(f'"{self.prefix}{name}" is {value!r}, not true or false')
+        return value
+
+    def words(self, value: Any, name: str, letters: Mapping[str, str], count: int) -> str:
+        """A list of words, one per layer, as a string of letters."""
+        if not isinstance(value, (list, str)) or len(value) != count or not all(isinstance(w, str) for w in value):
+            raise self.fail(f'"{name}" must have {count} entries, each {" or ".join(letters)}')
+        if wrong := [word for word in value if word not in letters]:
+            raise self.fail(f'"{name}" has {wrong[0]!r}; it must have {count} entries, each {" or ".join(letters)}')
+        return "".join(letters[word] for word in value)
+
+    def count(self, *names: str, default: int | None = None) -> int:
+        value = self.need(*names) if default is None else self.get(*names, default=default)
         if type(value) is not int or value < 0:
             raise self.fail(f'"{self.prefix}{names[0]}" is {value!r}, not a whole number')
         return value
@@ -209,6 +225,8 @@ def _shared(keys: _Keys) -> dict[str, Any]:
     keys.only("topk_method", "noaux_tc")
     keys.only("moe_layer_freq", 1)
     layers = keys.count("num_hidden_layers")
+    if layers > _MOST_LAYERS:
+        raise keys.fail(f'"num_hidden_layers" is {layers}; at most {_MOST_LAYERS} are supported')
     return {
         "vocab": keys.need("vocab_size"),
         "hidden": keys.need("hidden_size"),
@@ -261,7 +279,7 @@ def _kimi(keys: _Keys) -> dict[str, Any]:
         "pattern": _kimi_pattern(keys, linear),
         "kda_heads": linear.get("num_heads", default=keys.get("linear_num_heads", default=0)),
         "kda_key_dim": head,
-        "kda_gate_rank": None if linear.get("use_full_rank_gate") else head,
+        "kda_gate_rank": None if linear.flag("use_full_rank_gate", False) else head,
         "conv_width": linear.get("short_conv_kernel_size", default=keys.get("linear_conv_kernel_dim", default=4)),
         "mla_rope": "none",
         **({} if lower is None else {"kda_gate": "bounded", "kda_gate_lower": lower}),
@@ -290,10 +308,7 @@ def _kimi_pattern(keys: _Keys, linear: _Keys) -> str:
                 "default (transformers' own puts full attention one layer later than the published models)"
             )
         return listed
-    letters = {kind: letter for letter, kind in _TRAINED.items()}
-    if not isinstance(types, list) or len(types) != layers or not all(kind in letters for kind in types):
-        raise keys.fail(f'"layer_types" must have {layers} entries, each linear_attention or full_attention')
-    named = "".join(letters[kind] for kind in types)
+    named = keys.words(types, "layer_types", _LAYER_TYPES, layers)
     if listed not in (None, named):
         raise keys.fail('"layer_types" and "linear_attn_config" put full attention in different layers')
     return named
@@ -302,7 +317,7 @@ def _kimi_pattern(keys: _Keys, linear: _Keys) -> str:
 def _dsa(keys: _Keys, kind: str) -> dict[str, Any]:
     """DeepSeek-V3.2 and GLM-5: MLA with interleaved rotation and a lightning indexer."""
     half = kind == "deepseek_v32"
-    interleaved = keys.get("indexer_rope_interleave", default=not half)
+    interleaved = keys.flag("indexer_rope_interleave", not half)
     return {
         "pattern": "D" * keys.count("num_hidden_layers") if half else _sharing(keys),
         "q_rank": keys.need("q_lora_rank"),
@@ -321,12 +336,12 @@ def _sharing(keys: _Keys) -> str:
     layers = keys.count("num_hidden_layers")
     types = keys.get("indexer_types", "index_topk_pattern")
     if types is None:
-        every, offset = max(keys.get("index_topk_freq", default=1), 1), keys.get("index_skip_topk_offset", default=2)
+        every, offset = (
+            max(keys.count("index_topk_freq", default=1), 1),
+            keys.count("index_skip_topk_offset", default=2),
+        )
         return "".join("S" if max(n - offset + 1, 0) % every else "D" for n in range(layers))
-    letters = {"full": "D", "shared": "S", "F": "D", "S": "S"}
-    if len(types) != layers or not all(kind in letters for kind in types):
-        raise keys.fail(f'"indexer_types" must have {layers} entries, each full or shared')
-    return "".join(letters[kind] for kind in types)
+    return keys.words(types, "indexer_types", _INDEXERS, layers)
 
 
 def _rope(keys: _Keys) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
         sizes = [*shape, start, stop]
     except (TypeError, KeyError, ValueError):
         raise CorruptError(f"{path}: the header's entry for {name} is damaged; download it again") from None
-    if dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise UserError(f"{path}: {name} has dtype {dtype}, which is not supported; take the checkpoint in bf16")
     if not all(type(n) is int and n >= 0 for n in sizes) or stop - start != prod(shape) * _BITS[dtype] // 8:
         raise CorruptError(f"{path}: {name} {shape} {dtype} does not fit its place in the file; download it again")

@@ -37,6 +37,7 @@ SPECIALS: Mapping[str, str] = {
 _SPLIT = r" ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPECIAL_FORM = re.compile(r"<\|[a-z0-9_]{1,32}\|>")
 _STRAY = re.compile("[\udc80-\udcff]+")
+_INEXACT = ("byte_fallback", "dropout", "end_of_word_suffix", "continuing_subword_prefix")
 _BLOCK = 1 << 20
 _FILE_LIMIT = 256 << 20
 
@@ -339,7 +340,9 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         raise UserError(f'{where}: "model" is not a BPE with a vocabulary; only byte-level BPE is supported')
     data["added_tokens"] = added = data.get("added_tokens") or []
     ids = [*vocabulary.values()]
-    if not isinstance(added, list) or not all(isinstance(item, dict) and item.get("content") for item in added):
+    if not isinstance(added, list) or not all(
+        isinstance(item, dict) and _is_text(item.get("content")) for item in added
+    ):
         raise UserError(f'{where}: "added_tokens" is not a list of tokens')
     ids += [item.get("id") for item in added if item["content"] not in vocabulary]
     if not all(type(index) is int and 0 <= index < 1 << 24 for index in ids) or len(set(ids)) != len(ids):
@@ -348,7 +351,8 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: a special token has one id in the vocabulary and another in the list")
     if data.get("normalizer"):
         raise UserError(f"{where}: it normalizes text, so decoding would not give the text back")
-    if not _is_byte_level(data.get("pre_tokenizer")) or model.get("byte_fallback") or model.get("dropout"):
+    plain = not any(model.get(key) for key in _INEXACT)
+    if not plain or not _is_byte_level(data.get("pre_tokenizer")):
         raise UserError(f"{where}: not a byte-level BPE without prefix space and dropout")
     table, markers = _byte_of(), {item["content"] for item in added}
     if missing := [byte for char, byte in table.items() if char not in vocabulary]:
@@ -357,6 +361,10 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         if token not in markers and not all(char in table for char in token):
             raise UserError(f"{where}: token {token!r} is not spelled in bytes")
     return data
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_byte_level(step: Any) -> bool:
