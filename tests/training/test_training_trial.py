@@ -27,7 +27,7 @@ MODEL = {
     "index_heads": 2, "index_dim": 16,
 }  # fmt: skip
 RECALL = {"task": "mqar", "vocab": 32, "length": 20, "pairs": 3}
-SHORT = {"steps": 16, "batch": 4}
+SHORT = {"steps": 16}
 
 
 class NoBlobs:
@@ -42,7 +42,8 @@ def study(arms: dict[str, dict[str, Any]], tasks: dict[str, dict[str, Any]] | No
             "title": "t",
             "kind": "training",
             "suite": {
-                "tasks": tasks or {"recall": RECALL}, "model": MODEL, "validation": 16, "test": 32, "evaluations": 4
+                "tasks": tasks or {"recall": RECALL}, "model": MODEL, "validation": 16, "test": 32, "batch": 8,
+                "evaluations": 4,
             },
             "arms": {name: {**arm, **({"control": True} if name == first else {})} for name, arm in arms.items()},
             **more,
@@ -115,7 +116,7 @@ def test_a_trial_that_diverges_at_every_rate_failed_and_is_not_an_error(tmp_path
 def test_a_window_of_all_keys_is_dense_attention_and_a_narrow_one_is_not(tmp_path: Path) -> None:
     data = {"task": "mqar", "vocab": 16, "length": 12, "pairs": 1}
     tasks = {"k12": {**data, "k": 12, "group": "g"}, "k1": {**data, "k": 1, "group": "g"}}
-    long = {"steps": 300, "batch": 16, "lr": [1e-2]}
+    long = {"steps": 300, "lr": [1e-2]}
     arms = {
         "dense": {"pattern": "MM", **long},
         "window": {"pattern": "DD", "select": "window", **long},
@@ -150,11 +151,11 @@ def test_a_study_of_two_mixers_runs_through_the_engine_and_resumes(tmp_path: Pat
     arms = {"full": {"pattern": "FF", **SHORT}, "kda": {"pattern": "KK", **SHORT}}
     small = study(arms, repeats=2, engine={"in_flight": 2}, analysis={"resamples": 200})
     with small.run(tmp_path / "run") as done:
-        records = list(done)
+        records = list(done.records())
         assert {record.key.arm for record in records} == {"full", "kda"} and len(records) == 4
         assert all(record.outcome is Outcome.SCORED for record in records)
     with small.run(tmp_path / "run") as again:
-        assert len(list(again)) == 4
+        assert len(list(again.records())) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ the controls that show what the selection is worth: the latest k keys, k keys at
 
 Axes: B sequences, T queries, S keys.
 """
-# ruff: noqa: N803, N806 - names carry axis letters
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def measure_selected(bench: Bench, config: ModelConfig) -> Generator[float, None
     }  # fmt: skip
     if arm.select == "indexer":
         facts["kl_untrained"] = divergence(bench, config, weights)
-    before: dict[str, Any] = {"dense": [arm.steps, lr]}
+    before: dict[str, Any] = {"dense": [bench.steps, lr]}
     if arm.warmup:
         before["warmup"] = [arm.warmup, arm.warmup_lr]
         run = yield from _warm_up(bench, config, run.last, before)
@@ -78,7 +77,7 @@ def with_indexer(config: ModelConfig, dense: Weights, seed: int) -> dict[str, Te
 def selected_logits(bench: Bench, config: ModelConfig) -> Callable[[Model], Logits]:
     """The model under the arm's selection."""
     if bench.arm.select == "indexer":
-        return lambda model: lambda tokens: model(tokens, stage="sparse").logits
+        return lambda model: lambda tokens: model(tokens, sparse="sparse").logits
     layers = [layer for layer, letter in enumerate(config.letters) if letter in "DS"]
 
     def fixed(model: Model) -> Logits:
@@ -108,7 +107,7 @@ def divergence(bench: Bench, config: ModelConfig, weights: Weights) -> float:
     load_module(model, weights, "the model")
     tokens, _ = tensors(split_batch(bench.task, bench.seed, "validation", 0, bench.suite.validation))
     with torch.no_grad():
-        values = list(model(tokens, stage="warmup").aux.indexer_kl.values())
+        values = list(model(tokens, sparse="warmup").aux.indexer_kl.values())
     return torch.stack(values).mean().item()
 
 
@@ -117,8 +116,8 @@ def _selected_runs(
 ) -> Generator[float, None, dict[float, Fitted]]:
     """Training under the selection from the first step, from the same initial weights as dense training."""
     runs: dict[float, Fitted] = {}
-    for lr in bench.arm.lr:
-        settings = Fit(bench.arm.steps, lr, bench.suite.evaluations)
+    for lr in bench.rates:
+        settings = Fit(bench.steps, lr, bench.suite.evaluations)
 
         def start(folder: Path, settings: Fit = settings) -> Pause:
             first = module_tensors(Model(dense_config(config), bench.seed % 2**63))
@@ -141,13 +140,13 @@ def _warm_up(bench: Bench, config: ModelConfig, weights: Weights, before: Mappin
             parameter.requires_grad_(INDEXER in name)
 
         def loss_at(step: int) -> tuple[Tensor, int]:
-            tokens, _ = tensors(split_batch(bench.task, bench.seed, "warmup", step, bench.arm.batch))
-            return sum_kl(model(tokens, stage="warmup")), tokens.numel()
+            tokens, _ = tensors(split_batch(bench.task, bench.seed, "warmup", step, bench.suite.batch))
+            return sum_kl(model(tokens, sparse="warmup")), tokens.numel()
 
         settings = Fit(bench.arm.warmup, bench.arm.warmup_lr, 1)
         return (
             yield from fit(
-                model, loss_at, lambda: bench.validate(lambda tokens: model(tokens, stage="sparse").logits), settings,
+                model, loss_at, lambda: bench.validate(lambda tokens: model(tokens, sparse="sparse").logits), settings,
                 folder,
             )
         )  # fmt: skip
@@ -169,10 +168,10 @@ def _joint(
         call = logits_of(model)
 
         def loss_at(step: int) -> tuple[Tensor, int]:
-            tokens, targets = tensors(split_batch(bench.task, bench.seed, "joint", step, bench.arm.batch))
+            tokens, targets = tensors(split_batch(bench.task, bench.seed, "joint", step, bench.suite.batch))
             if bench.arm.select != "indexer":
                 return answer_loss(call(tokens), targets), tokens.numel()
-            output = model(tokens, stage="joint")
+            output = model(tokens, sparse="joint")
             return answer_loss(output.logits, targets) + sum_kl(output), tokens.numel()
 
         settings = Fit(bench.arm.joint, bench.arm.joint_lr, bench.suite.evaluations)

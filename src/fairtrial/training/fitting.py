@@ -107,7 +107,7 @@ def fit(
     """
     config = OptimConfig(lr=settings.lr)
     found = optimisers(model, config)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     schedule = Schedule(kind="cosine", warmup=max(1, settings.steps // 10), floor=0.1)
     every = max(1, settings.steps // settings.evaluations)

@@ -25,7 +25,7 @@ from fairtrial.nn.checkpoint import load_module
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.model import Model
 from fairtrial.training.fitting import Fit, Fitted, Logits, accuracy, answer_loss, fit, split_batch, tensors
-from fairtrial.training.settings import ArmSettings, SuiteSettings, TrainedTask
+from fairtrial.training.trial_settings import ArmSettings, SuiteSettings, TrainedTask
 
 Pause = Generator[float, None, Any]
 """Yields the seconds that it wants to wait (0: go on at once) and returns its result."""
@@ -53,6 +53,16 @@ class Bench:
     seed: int
     cache: Path
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates to try."""
+        return self.arm.lr or self.suite.lr
+
+    @property
+    def steps(self) -> int:
+        """Steps of training before any stage."""
+        return self.arm.steps or self.suite.steps
+
     def name(self, config: ModelConfig, stage: Mapping[str, Any]) -> str:
         """The digest of everything that decides a run's result."""
         return digest(
@@ -61,7 +71,7 @@ class Bench:
                 "model": config.model_dump(mode="json"),
                 "task": self.task.model_dump(mode="json", exclude={"k", "group"}),
                 "seed": self.seed,
-                "batch": self.arm.batch,
+                "batch": self.suite.batch,
                 "validation": [self.suite.validation, self.suite.evaluations],
                 "stage": dict(stage),
             }
@@ -79,7 +89,7 @@ class Bench:
         """The loss of a step and its number of tokens, for `fit`."""
 
         def at(step: int) -> tuple[Tensor, int]:
-            tokens, targets = tensors(split_batch(self.task, self.seed, split, step, self.arm.batch))
+            tokens, targets = tensors(split_batch(self.task, self.seed, split, step, self.suite.batch))
             return answer_loss(logits_of(tokens), targets), tokens.numel()
 
         return at
@@ -110,8 +120,8 @@ def measure(
 def dense_runs(bench: Bench, config: ModelConfig) -> Generator[float, None, dict[float, Fitted]]:
     """A model trained with attention to all keys, for each learning rate of the arm."""
     runs: dict[float, Fitted] = {}
-    for lr in bench.arm.lr:
-        settings = Fit(bench.arm.steps, lr, bench.suite.evaluations)
+    for lr in bench.rates:
+        settings = Fit(bench.steps, lr, bench.suite.evaluations)
 
         def start(folder: Path, settings: Fit = settings) -> Pause:
             model = Model(config, bench.seed % 2**63)

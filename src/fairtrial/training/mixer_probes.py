@@ -6,7 +6,6 @@ chosen by hand or by search, so that a result says what the recurrence can do, n
 
 Axes: B independent draws, T steps, H heads, K key width, V value width.
 """
-# ruff: noqa: N803, N806 - names carry axis letters
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.nn.config import ModelConfig
-from fairtrial.training.settings import ArmSettings, ProbeTask, SuiteSettings, TrainedTask
+from fairtrial.training.trial_settings import ArmSettings, ProbeTask, SuiteSettings, TrainedTask
 
 if TYPE_CHECKING:
     from fairtrial.training.measuring import Measured
@@ -47,7 +47,7 @@ class TrainingTrial:
                 getattr(task, "group", None),
                 (task.task,),
             )
-            for name, task in settings.tasks.items()
+            for name, task in settings.chosen.items()
         ]
 
     def check(self, suite: Config, arms: Mapping[str, Config], base: Path) -> None:
@@ -55,7 +55,7 @@ class TrainingTrial:
         settings = _suite(suite)
         if importlib.util.find_spec("torch") is None:
             raise UserError('training needs torch: pip install "fairtrial[local]"')
-        trained = {name: task for name, task in settings.tasks.items() if isinstance(task, TrainedTask)}
+        trained = {name: task for name, task in settings.chosen.items() if isinstance(task, TrainedTask)}
         for name, arm in arms.items():
             chosen = _arm(arm)
             for task_name, task in trained.items():
@@ -65,10 +65,10 @@ class TrainingTrial:
                         f'arm "{name}" selects keys, but [suite.tasks.{task_name}] says not how many: set its "k"'
                     )
         self._check_groups(trained)
-        sizes = {name: _arm(arm).steps * _arm(arm).batch * len(_arm(arm).lr) for name, arm in arms.items()}
+        sizes = {name: _cost(settings, _arm(arm)) for name, arm in arms.items()}
         if len(set(sizes.values())) > 1:
             shown = ", ".join(f"{name}: {size:,}" for name, size in sizes.items())
-            log.warning("the arms do not train on the same number of sequences (steps x batch x rates; %s)", shown)
+            log.warning("the arms do not train for the same number of steps (over all rates; %s)", shown)
 
     def _check_groups(self, trained: Mapping[str, TrainedTask]) -> None:
         groups: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -98,7 +98,7 @@ class TrainingTrial:
     def describe(self, arm: Config) -> Mapping[str, str]:
         """Pattern, selection and training of an arm."""
         chosen = _arm(arm)
-        stages = [f"{chosen.steps} steps of {chosen.batch}"]
+        stages = [f"{chosen.steps} steps" if chosen.steps else "the suite's steps"]
         if chosen.from_start:
             stages[0] += f" under the {chosen.select}"
         if chosen.warmup:
@@ -112,7 +112,7 @@ class TrainingTrial:
             "layers": chosen.pattern,
             "attends to": select[chosen.select],
             "training": ", ".join(stages),
-            "learning rates tried": ", ".join(f"{lr:g}" for lr in chosen.lr),
+            "learning rates tried": ", ".join(f"{lr:g}" for lr in chosen.lr) if chosen.lr else "the suite's",
         }
 
 
@@ -125,6 +125,10 @@ def model_config(suite: SuiteSettings, arm: ArmSettings, task: TrainedTask, *, w
     if task.k is not None and arm.select != "all":
         data["index_topk"] = task.k
     return parse(ModelConfig, {**data, "vocab": task.vocab, "pattern": arm.pattern}, where=where)
+
+
+def _cost(suite: SuiteSettings, arm: ArmSettings) -> int:
+    return (arm.steps or suite.steps) * len(arm.lr or suite.lr)
 
 
 def _suite(suite: Config) -> SuiteSettings:
