@@ -327,3 +327,12 @@ def test_gate_parameters_of_the_wrong_size_are_named():
         gate_bounded(torch.zeros(1, 1, 2, 3), torch.zeros(2), torch.zeros(3))
     with pytest.raises(UserError, match="lower"):
         gate_bounded(torch.zeros(1, 1, 2, 3), torch.zeros(2), torch.zeros(6), lower=5.0)
+
+
+def test_a_second_derivative_of_the_chunk_form_is_refused():
+    q, k, v, g, beta, s0 = (x.requires_grad_() for x in (
+        torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4),
+        -torch.rand(1, 5, 1, 4), torch.rand(1, 5, 1), torch.randn(1, 1, 4, 4)))  # fmt: skip
+    o, _ = kda(q, k, v, g, beta, initial_state=s0, backend="chunk")
+    with pytest.raises(UserError, match="no second derivative"):
+        torch.autograd.grad(o.sum(), q, create_graph=True)

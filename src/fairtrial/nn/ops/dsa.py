@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """DeepSeek Sparse Attention: attention over selected latent rows, its training signal, recorded selections.
 
 DeepSeek-V3.2-Exp report, section 2; GLM-5 (arXiv 2602.15763). The indexer itself (scores, top-k with its tie rule,

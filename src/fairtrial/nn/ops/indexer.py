@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """The lightning indexer of DeepSeek Sparse Attention: scores, stable top-k, pooled keys.
 
 DeepSeek-V3.2-Exp report, section 2 (equation of I[t, s] and top-k selection); pooled keys as in GLM-5.3-Flash; shared

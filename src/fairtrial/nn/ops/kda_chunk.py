@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from fairtrial.core.errors import UserError
 
 CHUNK = 64
 _CPU_TILE_FLOATS = 1 << 17  # floats of one [n, C, K] temporary: half a MiB, so that the dozen of them stay in cache
@@ -316,11 +317,14 @@ class KdaChunk(torch.autograd.Function):
         return o, final
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *d_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v, g, beta and the initial state."""
+        """Gradients of q, k, v, g, beta and the initial state; a second derivative is refused."""
+        if torch.is_grad_enabled():
+            raise UserError(
+                "kda: the chunk form has no second derivative (create_graph=True); use backend='recurrent' for it"
+            )
         q, k, v, g, beta = ctx.saved_tensors
         order, groups = ctx.plan
         d_o, d_final = d_outputs

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Multi-head latent attention in its two equal forms (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
 A token is cached as one latent row [c | k_r]: c (normalised, width C) gives keys and values of all heads through the

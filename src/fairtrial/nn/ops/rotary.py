@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - tensor names carry their axes
 """Rotary positions (RoFormer, arXiv 2104.09864) in both layouts in use, with YaRN's frequencies (arXiv 2309.00071).
 
 Interleaved: dimensions (0, 1), (2, 3), ... turn together (DeepSeek's and GLM's MLA, GLM's indexer). Half: dimensions
