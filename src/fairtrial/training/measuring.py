@@ -163,9 +163,11 @@ def scored(
         return Measured({"accuracy": 0.0, "peak": 0.0}, details, diverged=True)
     model = Model(config, 0)
     scores: dict[str, float] = {}
-    for score, weights in (("accuracy", chosen.last), ("peak", chosen.best)):
-        load_module(model, weights, "the trained model")
-        scores[score] = bench.test(logits_of(model))
+    load_module(model, chosen.last, "the trained model")
+    scores["accuracy"] = scores["peak"] = bench.test(logits_of(model))
+    if any((chosen.best[name] != tensor).any() for name, tensor in chosen.last.items()):
+        load_module(model, chosen.best, "the trained model")
+        scores["peak"] = bench.test(logits_of(model))
     return Measured(scores, details)
 
 
