@@ -15,8 +15,9 @@ from fairtrial.formats.format import Notes
 from fairtrial.formats.items import ACTIONS, Item, arguments_text
 
 OPENAI = "openai-chat"
-_HELD = frozenset({"class_", "content", "source", "name", "call_id", "joined", "extra"})
-_HELD_ACTION = frozenset(
+HELD = frozenset({"class_", "content", "source", "name", "call_id", "joined", "extra"})
+"""Fields of what an agent saw that a message has a place for."""
+HELD_BY_ACTIONS = frozenset(
     {
         "class_",
         "content",
@@ -32,6 +33,7 @@ _HELD_ACTION = frozenset(
         "extra",
     }
 )
+"""The same of its actions."""
 _WEB = frozenset({"html", "axtree", "url", "image_observation", "viewport_size"})
 
 
@@ -46,7 +48,7 @@ def messages_of_items(items: list[Item], notes: Notes, space: str = OPENAI) -> l
                 names[item["call_id"]] = item.get("function", "")
             if index and (later := item.get("description") or item.get("content")) and _calls(group[index - 1]):
                 notes.rewrite("text after a call stands before it", later)
-            tell_dropped(item, _HELD_ACTION if action else _HELD, notes, space)
+            tell_dropped(item, HELD_BY_ACTIONS if action else HELD, notes, space)
         if not action and group[0].get("name") and group[0]["source"] in ("agent", "environment"):
             _tell_name(group[0], notes, space)
         message = message_of_group(group, names, space)

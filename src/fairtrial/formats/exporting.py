@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import orjson
-import zstandard
 
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import digest
@@ -21,7 +17,7 @@ from fairtrial.formats.collection import Collection
 from fairtrial.formats.format import Format, Ledgers, Notes, Row, RowError
 from fairtrial.formats.own import NAME
 from fairtrial.formats.reading import Options, one_line_of, read
-from fairtrial.store import storing, whole_file
+from fairtrial.store import packed_file, whole_file, whole_folder
 
 _SHOWN = 10
 
@@ -86,11 +82,7 @@ def export_trajectories(rows: Iterable[Row], out: Path, format: Format, *, endin
     ending = out.name.removesuffix(".zst").rpartition(".")[2]
     if ending not in ("jsonl", "json"):
         raise UserError(f"{out}: name it .jsonl or .json (or with .zst behind)")
-    with ExitStack() as stack:
-        file = cast("BinaryIO", stack.enter_context(whole_file(out)))
-        if out.name.endswith(".zst"):
-            compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-            file = cast("BinaryIO", stack.enter_context(compressor.stream_writer(file, closefd=False)))
+    with packed_file(out) as file:
         encoded = (value for row in rows for value in _encoded(row, format, endings, written))
         if ending == "jsonl":
             for value in encoded:
@@ -111,18 +103,12 @@ def _write_sessions(rows: Iterable[Row], out: Path, format: Format, endings: boo
     """One file for each trajectory, in a new folder."""
     if out.exists() or out.suffix:
         raise UserError(f"{out}: {format.name} is one file a session; name a new folder")
-    temporary = out.with_name(f".tmp-{secrets.token_hex(8)}")
-    try:
-        with storing(out):
-            temporary.mkdir(parents=True)
-            for row in rows:
-                values = _encoded(row, format, endings, written)
-                if values:
-                    with whole_file(temporary / f"{_file_name(row['id'])}.jsonl") as file:
-                        file.writelines(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(out) as folder:
+        for row in rows:
+            values = _encoded(row, format, endings, written)
+            if values:
+                with whole_file(folder / f"{_file_name(row['id'])}.jsonl") as file:
+                    file.writelines(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
 
 
 def _file_name(id: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from fairtrial.formats.format import Ledgers, Row
 from fairtrial.formats.gates import Card, check_row
 from fairtrial.formats.own import NAME
 from fairtrial.formats.reading import HUB, Options, Reading, SourceFile, find, read_found
-from fairtrial.store import storing, whole_file
+from fairtrial.store import storing, whole_file, whole_folder
 
 _RAW_LIMIT = 1 << 20
 """Bytes of a refused value that are copied into the list of problems; a longer one is named by its place."""
@@ -93,13 +92,11 @@ def import_trajectories(
     options = options or Options()
     _check_free(out, replace)
     found = find(target, options)
-    temporary = out.with_name(f".tmp-{secrets.token_hex(8)}")
-    try:
-        with storing(out), ExitStack() as stack:
-            temporary.mkdir(parents=True)
+    with whole_folder(out) as folder:
+        with ExitStack() as stack:
             work = _Import(
-                stack.enter_context(whole_file(temporary / TRAJECTORIES)),
-                stack.enter_context(whole_file(temporary / PROBLEMS)),
+                stack.enter_context(whole_file(folder / TRAJECTORIES)),
+                stack.enter_context(whole_file(folder / PROBLEMS)),
                 Card(target if target.startswith(HUB) else Path(target).name) if card else None,
                 strict,
             )
@@ -109,13 +106,10 @@ def import_trajectories(
                     progress(work.summary, file.file if isinstance(file, Reading) else file.name)
         if not work.summary.values:
             raise UserError(f"{target}: holds nothing to import")
-        with storing(out):
-            work.finish(temporary, found, options, target)
-            if replace and out.exists():
+        work.finish(folder, found, options, target)
+        if replace and out.exists():
+            with storing(out):
                 shutil.rmtree(out)
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Collection.open(out), work.summary
 
 

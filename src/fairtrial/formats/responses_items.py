@@ -11,7 +11,15 @@ from typing import Any
 
 import orjson
 
-from fairtrial.formats.chat_writing import call_of_item, groups, plain_items, tell_dropped, with_call_ids
+from fairtrial.formats.chat_writing import (
+    HELD,
+    HELD_BY_ACTIONS,
+    call_of_item,
+    groups,
+    plain_items,
+    tell_dropped,
+    with_call_ids,
+)
 from fairtrial.formats.format import Notes, RowError
 from fairtrial.formats.items import ACTIONS, Item, arguments
 
@@ -41,21 +49,7 @@ _CALLS = {
 _RESULTS = {"mcp_call": ("output", "error"), "file_search_call": ("results",), "code_interpreter_call": ("outputs",)}
 _OTHERS = frozenset({"compaction", "item_reference", "mcp_list_tools", "mcp_approval_response"})
 SPECIAL = frozenset(_OUTPUTS) | frozenset(_CALLS) | _OTHERS
-_SAID = frozenset(
-    {
-        "class_",
-        "content",
-        "description",
-        "reasoning",
-        "function",
-        "kwargs",
-        "malformed",
-        "language",
-        "call_id",
-        "joined",
-    }
-) | {"extra"}
-_SEEN = frozenset({"class_", "content", "source", "name", "call_id", "joined", "extra"})
+_SAID = HELD_BY_ACTIONS - {"loss"}
 _MISSING = object()
 
 
@@ -339,7 +333,7 @@ def output_of_items(items: list[Item], names: dict[str, str], notes: Notes) -> l
     for group in groups(with_call_ids(list(plain_items(items, notes)), notes, RESPONSES)):
         action = group[0]["class_"] in ACTIONS
         for item in group:
-            tell_dropped(item, _SAID if action else _SEEN, notes, RESPONSES)
+            tell_dropped(item, _SAID if action else HELD, notes, RESPONSES)
             if action:
                 if "call_id" in item:
                     names[item["call_id"]] = item.get("function", "")

@@ -11,27 +11,12 @@ from typing import Any, Literal
 
 import orjson
 
-from fairtrial.formats.chat_writing import groups, plain_items, tell_dropped
+from fairtrial.formats.chat_writing import HELD, HELD_BY_ACTIONS, groups, plain_items, tell_dropped
 from fairtrial.formats.format import Notes, RowError
 from fairtrial.formats.items import ACTIONS, Item, arguments
 
 Role = Literal["system", "user", "assistant", "tool"]
-_SAID = frozenset(
-    {
-        "class_",
-        "content",
-        "description",
-        "reasoning",
-        "function",
-        "kwargs",
-        "malformed",
-        "language",
-        "joined",
-        "loss",
-        "extra",
-    }
-)
-_SEEN = frozenset({"class_", "content", "source", "name", "joined", "extra"})
+_SAID, _SEEN = HELD_BY_ACTIONS - {"call_id"}, HELD - {"call_id"}
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "agent": "user", "environment": "tool"}
 
 

@@ -44,6 +44,7 @@ Checking and leaving:
     export_jsonl(path, out) -> int;  export_parquet(path, out) -> int     # records written
     unpack(archive, target, limits=UnpackLimits()) -> str                 # sha256 of the archive
     whole_file(path) -> context manager          # a binary file that gets its name once it is complete and durable
+    packed_file(path), whole_folder(path)        # the same for a file that `.zst` compresses, and for a folder
     storing(path) -> context manager             # OSError inside becomes a StorageError that says what to do
     BlobStore(root, redactor=None, max_bytes=...)          # picklable; put(bytes) -> BlobRef, get(ref) -> bytes
 """
@@ -51,7 +52,7 @@ Checking and leaving:
 from __future__ import annotations
 
 from fairtrial.store.blobs import BlobStore
-from fairtrial.store.disk import storing, whole_file
+from fairtrial.store.disk import packed_file, storing, whole_file, whole_folder
 from fairtrial.store.export import export_jsonl, export_parquet
 from fairtrial.store.queries import ArmSummary, Done, Marked, Mean, Row, ScoreRow, Totals
 from fairtrial.store.recovery import Recovery
@@ -77,9 +78,11 @@ __all__ = [
     "UnpackLimits",
     "export_jsonl",
     "export_parquet",
+    "packed_file",
     "reindex",
     "storing",
     "unpack",
     "verify",
     "whole_file",
+    "whole_folder",
 ]

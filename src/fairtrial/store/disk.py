@@ -7,8 +7,12 @@ import errno
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO, cast
+
+import zstandard
 
 from fairtrial.core.errors import LockedError, StorageError, UserError
 
@@ -146,3 +150,29 @@ def whole_file(out: Path) -> Generator[io.BufferedWriter]:
             disk.sync_folder(out.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def packed_file(out: Path) -> Generator[BinaryIO]:
+    """`whole_file`, compressed where the name ends in `.zst`."""
+    with whole_file(out) as file:
+        if out.name.endswith(".zst"):
+            compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+            with compressor.stream_writer(file, closefd=False) as packed:
+                yield cast("BinaryIO", packed)
+        else:
+            yield file
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Generator[Path]:
+    """A folder that gets the name `out` only once everything is in it; nothing is left where that fails."""
+    temporary = out.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        with storing(out):
+            temporary.mkdir(parents=True)
+        yield temporary
+        with storing(out):
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import zstandard
+from typing import Any
 
 from fairtrial.core.errors import UserError
 from fairtrial.core.record import Record
 from fairtrial.store.codec import resolve
-from fairtrial.store.disk import whole_file
+from fairtrial.store.disk import packed_file, whole_file
 from fairtrial.store.rundir import RunDir
 
 _BATCH = 512
@@ -25,16 +22,11 @@ def export_jsonl(path: Path, out: Path) -> int:
     A name ending in `.zst` is compressed. Raises UserError where `path` is no run directory, CorruptError for damage
     (and then writes nothing), StorageError.
     """
-    with RunDir.open(path) as run, whole_file(out) as file:
-        with contextlib.ExitStack() as stack:
-            sink = cast("BinaryIO", file)
-            if out.name.endswith(".zst"):
-                compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-                sink = cast("BinaryIO", stack.enter_context(compressor.stream_writer(file, closefd=False)))
-            count = 0
-            for line in run.lines():
-                sink.write(resolve(line, run.blobs) + b"\n")
-                count += 1
+    count = 0
+    with RunDir.open(path) as run, packed_file(out) as file:
+        for line in run.lines():
+            file.write(resolve(line, run.blobs) + b"\n")
+            count += 1
     return count
 
 
