@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import glob
 import math
-import os
-import shutil
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -39,6 +37,7 @@ from fairtrial.formats.sft.openhands import openhands
 from fairtrial.formats.sft.steps import Settings
 from fairtrial.formats.sft.swe_agent import swe_agent
 from fairtrial.formats.source import readable_name
+from fairtrial.store import whole_folder
 
 _HARNESSES: Mapping[str, Callable[[Settings], Format]] = {
     "sft-openhands": openhands,
@@ -186,9 +185,7 @@ def build(recipe: Path, out: Path, *, data: Path | None = None, tell: Tell = lam
             f"no files of {', '.join(missing)} in {base}; put them there, name another folder with --data, or set "
             "optional = true"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as folder:
         manifest: dict[str, Any] = {
             "recipe": plan.model_dump(mode="json"),
             "recipe_digest": digest(plan.model_dump(mode="json")),
@@ -201,10 +198,6 @@ def build(recipe: Path, out: Path, *, data: Path | None = None, tell: Tell = lam
             manifest["harnesses"][harness.format] = _one_harness(plan, harness, recipe.parent, files, folder, beside)
         for name, content in (*beside.items(), ("manifest.json", manifest)):
             (folder / name).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
-        folder.chmod(0o755)
-        os.replace(folder, out)  # noqa: PTH105 (pathlib's does not take a folder for an empty one on every system)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 
