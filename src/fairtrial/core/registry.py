@@ -11,6 +11,7 @@ from fairtrial.core.errors import UserError, did_you_mean, one_line
 ROLES = {
     "trials": "kind of trial",
     "agents": "agent",
+    "models": "kind of model",
     "engines": "engine",
     "sandboxes": "sandbox",
     "suites": "suite",

@@ -1,0 +1,1 @@
+"""Whatever answers: one protocol over the native family, Hugging Face models, endpoints and scripts."""

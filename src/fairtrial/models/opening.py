@@ -1,0 +1,41 @@
+"""From what a user writes to a model: `KIND:TEXT` on a command line, a table with `kind` in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairtrial.core import registry
+from fairtrial.core.config import Config, parse
+from fairtrial.core.errors import UserError
+from fairtrial.models.model import Model, ModelKind
+
+
+def model_settings(spec: str | Mapping[str, Any], *, where: str = "model") -> tuple[ModelKind, Config]:
+    """The kind and its settings. Raises UserError, prefixed with `where`, for an unknown kind or setting.
+
+    A text is KIND:TEXT (`scripted:replies.toml`, `native:runs/model`, `openai:gpt-x`), TEXT being the kind's main
+    setting; a table has `kind` and the kind's settings.
+    """
+    if isinstance(spec, str):
+        kind_name, colon, text = spec.partition(":")
+        table: dict[str, Any] = {}
+        if not colon or not text:
+            kinds = ", ".join(f"{name}:..." for name in registry.names("models"))
+            raise UserError(f'{where}: "{spec}" is not KIND:TEXT; known kinds: {kinds}')
+    else:
+        table = dict(spec)
+        kind_name, text = str(table.pop("kind", "")), None
+        if not kind_name:
+            raise UserError(f'{where}: "kind" is required; known: {", ".join(registry.names("models"))}')
+    kind: ModelKind = registry.load("models", kind_name)
+    if text is not None:
+        table[kind.argument] = text
+    return kind, parse(kind.settings_type, table, where=where)
+
+
+def open_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> Model:
+    """The model that `spec` names (see `model_settings`), ready to answer. Raises UserError."""
+    kind, settings = model_settings(spec, where=where)
+    return kind.open(settings, base)
