@@ -66,9 +66,10 @@ def study_lines(tasks: list[str], arms: list[str], repeats: int, overrides: tupl
         for name in names:
             row, parameters, started = "", 0, time.process_time()
             for task_name in tasks:
-                task, arm = bound.suite.tasks[task_name], bound.arms[name]
+                cell, arm = bound.suite.cells[task_name], bound.arms[name]
+                task = cell.task
                 assert not isinstance(task, ProbeTask), f"{task_name} is a probe: it is in the table above"
-                config = model_config(bound.suite, arm, task)
+                config = model_config(bound.suite, arm, cell)
                 scores = [_score(bound.suite, arm, task, config, seed, Path(cache)) for seed in range(repeats)]
                 row += f"{sum(scores) / len(scores):>16.3f}"
                 parameters = config.parameters()

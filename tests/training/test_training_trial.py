@@ -82,7 +82,7 @@ def test_an_interrupted_trial_continues_from_its_checkpoint_with_the_same_result
     whole = worker({"a": arm}, tmp_path / "whole")
     parts = worker({"a": arm}, tmp_path / "parts")
     suite, settings, task = parts.suite, parts.arms["a"], parts.suite.tasks["recall"]
-    config = model_config(suite, settings, task)  # type: ignore[arg-type]
+    config = model_config(suite, settings, suite.cells["recall"])
     steps = measure(suite, settings, task, config, 1000, tmp_path / "parts")  # type: ignore[arg-type]
     assert len(list(itertools.islice(steps, 10))) == 10
     steps.close()  # killed after step 10; the last evaluation was at step 8
@@ -115,7 +115,7 @@ def test_a_trial_that_diverges_at_every_rate_failed_and_is_not_an_error(tmp_path
 
 def test_a_window_of_all_keys_is_dense_attention_and_a_narrow_one_is_not(tmp_path: Path) -> None:
     data = {"task": "mqar", "vocab": 16, "length": 12, "pairs": 1}
-    tasks = {"k12": {**data, "k": 12, "group": "g"}, "k1": {**data, "k": 1, "group": "g"}}
+    tasks = {"recall": {**data, "k": [12, 1]}}
     long = {"steps": 300, "lr": [1e-2]}
     arms = {
         "dense": {"pattern": "MM", **long},
@@ -125,16 +125,16 @@ def test_a_window_of_all_keys_is_dense_attention_and_a_narrow_one_is_not(tmp_pat
         "shared": {"pattern": "DS", "select": "indexer", "warmup": 20, "joint": 4, **long},
     }
     bench = worker(arms, tmp_path, tasks)
-    dense, dense_again = run(bench, "dense", "k12"), run(bench, "dense", "k1")
-    assert dense.scores == dense_again.scores, "tasks of a group test one dense model"
+    dense, dense_again = run(bench, "dense", "recall/k12"), run(bench, "dense", "recall/k1")
+    assert dense.scores == dense_again.scores, "each k tests one dense model"
     assert dense.scores["accuracy"] > 0.5
-    assert run(bench, "window", "k12").scores["accuracy"] == dense.scores["accuracy"]
-    assert run(bench, "window", "k1").scores["accuracy"] < 0.5 * dense.scores["accuracy"]
-    assert run(bench, "random", "k12").scores["accuracy"] == dense.scores["accuracy"]
-    warm = run(bench, "warm", "k1")
+    assert run(bench, "window", "recall/k12").scores["accuracy"] == dense.scores["accuracy"]
+    assert run(bench, "window", "recall/k1").scores["accuracy"] < 0.5 * dense.scores["accuracy"]
+    assert run(bench, "random", "recall/k12").scores["accuracy"] == dense.scores["accuracy"]
+    warm = run(bench, "warm", "recall/k1")
     assert warm.details["kl_warm"] < warm.details["kl_untrained"]
-    assert run(bench, "warm", "k12").scores["accuracy"] == dense.scores["accuracy"]
-    assert run(bench, "shared", "k1").details["kl_joint"] > 0
+    assert run(bench, "warm", "recall/k12").scores["accuracy"] == dense.scores["accuracy"]
+    assert run(bench, "shared", "recall/k1").details["kl_joint"] > 0
 
 
 def test_a_probe_needs_no_training_and_says_what_the_pattern_can_do(tmp_path: Path) -> None:
@@ -182,8 +182,20 @@ def test_an_arm_that_cannot_run_is_refused_in_one_line_before_anything_runs(
     assert says in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_group_whose_tasks_differ_in_more_than_k_is_refused(tmp_path: Path) -> None:
-    tasks = {"a": {**RECALL, "k": 2, "group": "g"}, "b": {**RECALL, "length": 24, "k": 4, "group": "g"}}
-    with pytest.raises(UserError, match='differ in more than "k"'):
-        bound = bind(study({"a": {"pattern": "FF"}, "b": {"pattern": "PP"}}, tasks), tmp_path)
-        TrainingTrial().check(bound.suite, bound.arms, tmp_path)
+def test_each_draw_is_a_task_and_one_draw_at_several_k_is_a_family(tmp_path: Path) -> None:
+    tasks = {"plain": RECALL, "sparse": {**RECALL, "k": [2, 4]}, "over": {"task": "overwrite"}}
+    suite = bind(study({"a": {"pattern": "FF"}, "b": {"pattern": "PP"}}, tasks), tmp_path).suite
+    wide = suite.model_copy(update={"draws": 2})
+    found = {task.id: task.family for task in TrainingTrial().tasks(wide, tmp_path)}
+    assert found == {
+        "plain/1": None, "plain/2": None,
+        "sparse/k2/1": "sparse/1", "sparse/k2/2": "sparse/2", "sparse/k4/1": "sparse/1", "sparse/k4/2": "sparse/2",
+        "over/1": None, "over/2": None,
+    }  # fmt: skip
+    assert [task.id for task in TrainingTrial().tasks(suite, tmp_path)] == ["plain", "sparse/k2", "sparse/k4", "over"]
+
+
+def test_one_k_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="twice") as raised:
+        bind(study({"a": {"pattern": "FF"}, "b": {"pattern": "PP"}}, {"t": {**RECALL, "k": [2, 2]}}), tmp_path)
+    assert "\n" not in str(raised.value)

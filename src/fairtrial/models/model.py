@@ -1,5 +1,4 @@
-"""What a model is: requests, replies, and the protocol that native models, Hugging Face models, endpoints and scripts
-follow.
+"""What a model is: requests, replies, and the protocol that every kind of model follows.
 
 Loads without torch. A reply carries the token ids that were sampled and their log-probabilities under the distribution
 they were sampled from, where the model can give them, so that nothing has to be tokenised again to train on it.
@@ -142,8 +141,8 @@ class Reply:
     completion_ids: tuple[int, ...] | None = None
     """Every id that was sampled, the end mark included."""
     logprobs: tuple[float, ...] | None = None
-    """Of `completion_ids`, in nats, under the distribution that was sampled from (temperature, top-p, top-k, grammar)."""
-    usage: Usage = Usage()
+    """Of `completion_ids`, in nats, under what was sampled from (temperature, top-p, top-k, grammar)."""
+    usage: Usage = field(default_factory=Usage)
     weights_version: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     """What was really used, the seed included."""
@@ -269,7 +268,7 @@ class Model(Protocol):
         ...
 
     async def score(self, pairs: Sequence[Pair]) -> list[Score]:
-        """log p(continuation | context) of each pair, in order. Raises UnsupportedError where it cannot."""
+        """Score each pair: log p(continuation | context), in order. Raises UnsupportedError where it cannot."""
         ...
 
     async def close(self) -> None:

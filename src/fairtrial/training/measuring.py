@@ -69,7 +69,7 @@ class Bench:
             {
                 "code": code_digest(),
                 "model": config.model_dump(mode="json"),
-                "task": self.task.model_dump(mode="json", exclude={"k", "group"}),
+                "task": self.task.model_dump(mode="json", exclude={"k"}),
                 "seed": self.seed,
                 "batch": self.suite.batch,
                 "validation": [self.suite.validation, self.suite.evaluations],

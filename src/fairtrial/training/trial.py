@@ -21,7 +21,7 @@ from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.nn.config import ModelConfig
-from fairtrial.training.trial_settings import ArmSettings, ProbeTask, SuiteSettings, TrainedTask
+from fairtrial.training.trial_settings import ArmSettings, Cell, ProbeTask, SuiteSettings, TrainedTask
 
 if TYPE_CHECKING:
     from fairtrial.training.measuring import Measured
@@ -38,16 +38,15 @@ class TrainingTrial:
     arm_settings: type[Config] = ArmSettings
 
     def tasks(self, suite: Config, base: Path) -> Sequence[TaskInfo]:
-        """The tasks in the order of the file; tasks of one group are one family, since they share a dense model."""
-        settings = _suite(suite)
+        """The tasks in the order of the file; one draw at several `k` is a family, since these share a dense model."""
         return [
             TaskInfo(
                 check_name(name, "task"),
-                digest(task.model_dump(mode="json")),
-                getattr(task, "group", None),
-                (task.task,),
+                digest([cell.task.model_dump(mode="json", exclude={"k"}), cell.k]),
+                cell.family,
+                (cell.task.task,),
             )
-            for name, task in settings.chosen.items()
+            for name, cell in _suite(suite).cells.items()
         ]
 
     def check(self, suite: Config, arms: Mapping[str, Config], base: Path) -> None:
@@ -55,33 +54,19 @@ class TrainingTrial:
         settings = _suite(suite)
         if importlib.util.find_spec("torch") is None:
             raise UserError('training needs torch: pip install "fairtrial[local]"')
-        trained = {name: task for name, task in settings.chosen.items() if isinstance(task, TrainedTask)}
+        trained = {cell.table: cell for cell in settings.cells.values() if isinstance(cell.task, TrainedTask)}
         for name, arm in arms.items():
             chosen = _arm(arm)
-            for task_name, task in trained.items():
-                model_config(settings, chosen, task, where=f'arm "{name}", task "{task_name}": model')
-                if chosen.select != "all" and task.k is None:
+            for table, cell in trained.items():
+                model_config(settings, chosen, cell, where=f'arm "{name}", task "{table}": model')
+                if chosen.select != "all" and cell.k is None:
                     raise UserError(
-                        f'arm "{name}" selects keys, but [suite.tasks.{task_name}] says not how many: set its "k"'
+                        f'arm "{name}" selects keys, but [suite.tasks.{table}] says not how many: set its "k"'
                     )
-        self._check_groups(trained)
         sizes = {name: _cost(settings, _arm(arm)) for name, arm in arms.items()}
         if len(set(sizes.values())) > 1:
             shown = ", ".join(f"{name}: {size:,}" for name, size in sizes.items())
             log.warning("the arms do not train for the same number of steps (over all rates; %s)", shown)
-
-    def _check_groups(self, trained: Mapping[str, TrainedTask]) -> None:
-        groups: dict[str, tuple[str, dict[str, Any]]] = {}
-        for name, task in trained.items():
-            if task.group is None:
-                continue
-            data = task.model_dump(exclude={"k"})
-            first, other = groups.setdefault(task.group, (name, data))
-            if data != other:
-                raise UserError(
-                    f'tasks "{first}" and "{name}" are in group "{task.group}" but differ in more than "k"; '
-                    "put them into different groups"
-                )
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """Generated tasks need no proof: each right answer is part of the sequence."""
@@ -116,14 +101,16 @@ class TrainingTrial:
         }
 
 
-def model_config(suite: SuiteSettings, arm: ArmSettings, task: TrainedTask, *, where: str = "model") -> ModelConfig:
+def model_config(suite: SuiteSettings, arm: ArmSettings, cell: Cell, *, where: str = "model") -> ModelConfig:
     """The model of an arm on a task. Raises UserError, prefixed with `where`."""
+    task = cell.task
+    assert isinstance(task, TrainedTask)
     data: dict[str, Any] = {"layers": len(arm.pattern), **suite.model, **arm.model}
-    for key in ("vocab", "pattern", *(("index_topk",) if task.k is not None else ())):
+    for key in ("vocab", "pattern", *(("index_topk",) if cell.k is not None else ())):
         if key in data:
             raise UserError(f'{where}: "{key}" is set by the task or the arm itself; take it out of the model table')
-    if task.k is not None and arm.select != "all":
-        data["index_topk"] = task.k
+    if cell.k is not None and arm.select != "all":
+        data["index_topk"] = cell.k
     return parse(ModelConfig, {**data, "vocab": task.vocab, "pattern": arm.pattern}, where=where)
 
 
@@ -151,14 +138,16 @@ class TrainingWorker:
 
     async def run(self, job: Job, context: TrialContext) -> Record:
         """Train (or continue from the cache) and test; can be cancelled between any two steps."""
-        task, arm = self.suite.tasks[job.key.task], self.arms[job.key.arm]
+        cell, arm = self.suite.cells[job.key.task], self.arms[job.key.arm]
+        task = cell.task
         if isinstance(task, ProbeTask):
             return self._probe(job, task, arm)
-        group = task.group
-        data_seed = job.seed if group is None else seed(job.block_seed, f"group {group}", job.key.repeat, "sampling")
+        data_seed = job.seed
+        if cell.family is not None:
+            data_seed = seed(job.block_seed, f"family {cell.family}", job.key.repeat, "sampling")
         from fairtrial.training.measuring import measure
 
-        config = model_config(self.suite, arm, task)
+        config = model_config(self.suite, arm, cell)
         measured = await _in_steps(measure(self.suite, arm, task, config, data_seed, self.cache))
         return Record(
             key=job.key,

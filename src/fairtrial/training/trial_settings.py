@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fairtrial.core.config import Config
 from fairtrial.core.errors import did_you_mean
@@ -17,10 +18,21 @@ Select = Literal["all", "window", "random", "indexer"]
 class TrainedTask(SyntheticTask):
     """A synthetic task that a model is trained on and then tested."""
 
-    k: int | None = Field(default=None, ge=1)
-    """Keys that each position may attend to in arms that select."""
-    group: str | None = None
-    """Tasks of one group share seeds: the same data and the same dense model, tested under different `k`."""
+    k: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Keys that each position may attend to in arms that select: a number, or several, each a task of its own. They
+    share the seed, so the same data and the same dense model is tested under each `k`."""
+
+    @field_validator("k", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) else value
+
+    @field_validator("k")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"names a number of keys twice: {list(value)}")
+        return value
 
 
 class ProbeTask(Config):
@@ -33,6 +45,20 @@ Rate = Annotated[float, Field(gt=0)]
 AnyTask = Annotated[TrainedTask | ProbeTask, Field(discriminator="task")]
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one trial runs: a task of the file at one `k` and one draw of data and initial weights."""
+
+    name: str
+    """Of the task: as in the file, then "/k8" where it has several `k`, then "/3" where there are several draws."""
+    table: str
+    """Its name in the file."""
+    task: TrainedTask | ProbeTask
+    k: int | None
+    family: str | None
+    """What shares a seed with other cells: one draw of a task with several `k`."""
+
+
 class SuiteSettings(Config):
     """The `[suite]` table of a study of trained models."""
 
@@ -42,6 +68,9 @@ class SuiteSettings(Config):
     """Keys of `ModelConfig` that all arms share, without vocab and pattern."""
     only: tuple[str, ...] = ()
     """Names of the tasks to take; none: all."""
+    draws: int = Field(default=1, ge=1, le=10_000)
+    """Draws of data and initial weights of each task. Each draw is a task of its own: an independent unit of the
+    analysis, which a repeat of one task is not."""
     lr: tuple[Rate, ...] = Field(default=(1e-3,), min_length=1)
     """Of arms that name none: peak learning rates; each is trained, and the one with the best peak accuracy on the
     validation split is tested."""
@@ -64,9 +93,20 @@ class SuiteSettings(Config):
         return self
 
     @property
-    def chosen(self) -> dict[str, TrainedTask | ProbeTask]:
-        """The tasks that are run."""
-        return {name: task for name, task in self.tasks.items() if not self.only or name in self.only}
+    def cells(self) -> dict[str, Cell]:
+        """The tasks that are run, by name: each of the file at each `k` and each draw."""
+        found: dict[str, Cell] = {}
+        for table, task in self.tasks.items():
+            if self.only and table not in self.only:
+                continue
+            sizes: tuple[int | None, ...] = (task.k if isinstance(task, TrainedTask) else ()) or (None,)
+            for k in sizes:
+                for draw in range(1, self.draws + 1):
+                    number = f"/{draw}" if self.draws > 1 else ""
+                    name = f"{table}/k{k}{number}" if len(sizes) > 1 else f"{table}{number}"
+                    family = f"{table}{number}" if len(sizes) > 1 else None
+                    found[name] = Cell(name, table, task, k, family)
+        return found
 
 
 class ArmSettings(Config):
