@@ -127,6 +127,8 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     """Ids that were sampled since the last delta; text of an incomplete character follows later."""
     logprobs: tuple[float, ...] = ()
+    token_bytes: tuple[bytes, ...] | None = None
+    """Of `token_ids`: the bytes that each stands for, where the model tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ class Reply:
     """Seconds spent waiting for a provider, failed tries included."""
     attempts: tuple[Attempt, ...] = ()
     """Tries that failed before this one."""
+    token_bytes: tuple[bytes, ...] | None = None
+    """Of `completion_ids`: the bytes that each stands for (none for a mark), where the model tells."""
 
     @property
     def text(self) -> str:
