@@ -143,7 +143,8 @@ class Reply:
     completion_ids: tuple[int, ...] | None = None
     """Every id that was sampled, the end mark included."""
     logprobs: tuple[float, ...] | None = None
-    """Of `completion_ids`, in nats, under what was sampled from (temperature, top-p, top-k, grammar)."""
+    """Of `completion_ids`, in nats, under what was sampled from (temperature, top-p, top-k, grammar). An endpoint gives
+    its own tokens' (perhaps without their ids), under what it says it does: see `sampling["logprobs"]`."""
     usage: Usage = field(default_factory=Usage)
     weights_version: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -169,7 +170,7 @@ class Reply:
             model=self.model,
             prompt=None if self.prompt_ids is None else token_delta(self.prompt_ids, earlier),
             completion_ids=self.completion_ids,
-            logprobs=self.logprobs,
+            logprobs=None if self.completion_ids is None else self.logprobs,
             weights_version=self.weights_version,
             sampling=self.sampling,
             finish_reason=self.finish,
@@ -220,15 +221,17 @@ class Score:
 
 
 class ContextTooLongError(UserError):
-    """A prompt has more tokens than the model takes."""
+    """A prompt has more tokens than the model takes. None where an endpoint does not say how many."""
 
-    def __init__(self, tokens: int, limit: int, model: str) -> None:
+    def __init__(self, tokens: int | None, limit: int | None, model: str) -> None:
+        has = "the prompt has too many tokens" if tokens is None else f"the prompt has {tokens} tokens"
+        takes = "" if limit is None else f" takes {limit}"
         super().__init__(
-            f'the prompt has {tokens} tokens, "{model}" takes {limit}: shorten it or choose a model with more context'
+            f'{has}, "{model}"{takes or " takes fewer"}: shorten it or choose a model with more context'
         )
         self.tokens, self.limit, self.model = tokens, limit, model
 
-    def __reduce__(self) -> tuple[type[ContextTooLongError], tuple[int, int, str]]:
+    def __reduce__(self) -> tuple[type[ContextTooLongError], tuple[int | None, int | None, str]]:
         return (ContextTooLongError, (self.tokens, self.limit, self.model))
 
 
