@@ -1,0 +1,1 @@
+"""The native family: models of `fairtrial.nn`, decoded in this process."""

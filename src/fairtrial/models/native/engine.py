@@ -1,0 +1,338 @@
+"""A decode engine: one worker thread that does all torch work, and an asyncio front.
+
+A request joins the running batch between two steps and leaves it when it is finished or when its task is cancelled.
+Prompts are read in pieces, between the steps of those that are already running, from the longest prefix that was read
+before. Nothing of a request is kept in anything that another one reads, but for states of equal prefixes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fairtrial.models.model import Delta
+from fairtrial.models.native.grammar import Matcher
+from fairtrial.models.native.prefix import Prefixes
+from fairtrial.models.native.sampling import Draw, draw
+from fairtrial.models.native.text import Text
+from fairtrial.nn.decode import PIECE, DecodeBatch, decode_batch, read
+from fairtrial.nn.model import Model
+from fairtrial.nn.state import State
+from fairtrial.nn.tokenizer import Tokenizer
+
+T = TypeVar("T")
+WORTH_KEEPING = 16
+"""Tokens from which a prefix's state is kept."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request in the engine."""
+
+    prompt: list[int]
+    draw: Draw
+    most: int
+    """Tokens to sample at most."""
+    end: int
+    """The id that ends the reply."""
+    text: Text | None = None
+    """Where the text is wanted while it grows."""
+    matcher: Matcher | None = None
+    on_delta: Callable[[Delta], None] | None = None
+    borders: tuple[int, ...] = ()
+    """Lengths of prefixes whose states are worth keeping."""
+    keep_end: bool = False
+    """Whether a later prompt may start with prompt and reply."""
+    ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    cached: int = 0
+    """Tokens of the prompt that did not have to be read."""
+    finish: str = ""
+    error: BaseException | None = None
+    cancelled: bool = False
+    loop: asyncio.AbstractEventLoop | None = None
+    done: asyncio.Future[None] | None = None
+    state: State | None = None
+    """While the prompt is read: after `at` tokens."""
+    at: int = 0
+
+
+@dataclass(slots=True)
+class _Task:
+    """A function to run on the worker."""
+
+    run: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Any]
+
+
+class Engine:
+    """Owns a model. `submit` and `run` may be called from any event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = 16,
+        threads: int = 1,
+        exact: bool = False,
+        prefix_bytes: int = 256 << 20,
+    ) -> None:
+        """`slots`: sequences that decode together; more requests wait. `prefix_bytes`: for states of prefixes."""
+        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+        self._exact, self._threads = exact, threads
+        self._known = torch.arange(model.config.vocab) < tokenizer.vocab_size
+        self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._reading: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._batch: DecodeBatch = decode_batch(model, slots, exact=exact)
+        self.prefixes = Prefixes(prefix_bytes)
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="fairtrial-decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot now."""
+        return len(self._running) + len(self._reading)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot yet."""
+        return len(self._waiting) + self._inbox.qsize()
+
+    async def submit(self, job: Job) -> None:
+        """Return when the job is done (`job.finish`); cancelling this frees its slot before the next step.
+
+        Raises what went wrong while decoding.
+        """
+        self._open()
+        job.loop = asyncio.get_running_loop()
+        job.done = job.loop.create_future()
+        self._inbox.put(job)
+        try:
+            await job.done
+        finally:
+            job.cancelled = True
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a function on the worker thread, between two steps, and return its result.
+
+        For everything that uses the model beside decoding (scoring, hooks): torch work stays off the event loop, and
+        no two things use the model at once. A function that changed the weights calls `weights_changed`.
+        """
+        self._open()
+        loop = asyncio.get_running_loop()
+        task = _Task(function, loop, loop.create_future())
+        self._inbox.put(task)
+        return await task.done
+
+    def weights_changed(self) -> None:
+        """Forget what was computed with the old weights. Only inside `run`, while nothing is decoding."""
+        if self._running or self._reading:
+            raise RuntimeError("the weights changed under running requests; wait for them first")
+        self.prefixes.clear()
+        self._batch = decode_batch(self.model, self.slots, exact=self._exact)
+
+    async def close(self) -> None:
+        """Stop; what is running fails."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the model was closed")
+
+    # ---- on the worker ----
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._threads)
+        while not self._closed:
+            self._take()
+            try:
+                with torch.inference_mode():
+                    self._drop_cancelled()
+                    self._admit()
+                    if self._reading:
+                        self._read()
+                    if self._running:
+                        self._step()
+            except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
+                self._fail_all(error)
+        self._fail_all(RuntimeError("the model was closed"))
+
+    def _take(self) -> None:
+        """Take in what arrived; wait where there is nothing else to do."""
+        idle = not (self._running or self._reading or self._waiting)
+        while True:
+            try:
+                item = self._inbox.get(block=idle)
+            except queue.Empty:
+                return
+            if item is None:
+                return
+            idle = False
+            if isinstance(item, Job):
+                self._waiting.append(item)
+            else:
+                self._call(item)
+                idle = not (self._running or self._reading or self._waiting) and self._inbox.empty()
+
+    def _call(self, task: _Task) -> None:
+        try:
+            result = task.run()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            _post(task.loop, _settle, task.done, None, error)
+        else:
+            _post(task.loop, _settle, task.done, result, None)
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        self._reading = deque(job for job in self._reading if not job.cancelled)
+        for row in range(len(self._running) - 1, -1, -1):
+            if self._running[row].cancelled:
+                self._leave(row)
+
+    def _leave(self, row: int) -> None:
+        self._batch.leave(row)
+        last = self._running.pop()
+        if row < len(self._running):
+            self._running[row] = last
+
+    def _admit(self) -> None:
+        while self._waiting and self.running < self.slots:
+            self._reading.append(self._waiting.popleft())
+
+    def _begin(self, job: Job) -> State:
+        """Where reading a prompt starts. Found out late, so that a request profits from the one just before it."""
+        kept = self.prefixes.find(job.prompt)
+        state = self.model.init_state() if kept is None else kept
+        job.at = job.cached = state.positions[0]
+        points = {*job.borders, self.prefixes.shared(job.prompt), len(job.prompt) - 1}
+        job.borders = tuple(sorted(point for point in points if point >= max(WORTH_KEEPING, job.at + 1)))
+        return state
+
+    def _read(self) -> None:
+        """One piece of the prompt of the request that waits longest."""
+        job = self._reading[0]
+        if job.state is None:
+            job.state = self._begin(job)
+        stop = next((point for point in job.borders if point > job.at), len(job.prompt))
+        stop = min(stop, job.at + PIECE)
+        try:
+            logits_V, job.state = read(self.model, job.prompt[job.at : stop], job.state, exact=self._exact)
+            job.at = stop
+            if stop in job.borders:
+                self.prefixes.keep(job.prompt[:stop], job.state.clone())
+            if stop < len(job.prompt):
+                return
+            tokens, logprobs = self._draw(logits_V[None], [job])
+        except Exception as error:  # noqa: BLE001 - this request's alone
+            self._reading.popleft()
+            self._finish(job, error)
+            return
+        self._reading.popleft()
+        if self._took(job, tokens[0], logprobs[0]):
+            self._finish(job)
+            return
+        self._batch.join(job.state)
+        job.state = None
+        self._running.append(job)
+
+    def _step(self) -> None:
+        """One token for every running request."""
+        logits_NV = self._batch.step([job.ids[-1] for job in self._running])
+        tokens, logprobs = self._draw(logits_NV, self._running)
+        over: list[int] = []
+        for row, job in enumerate(self._running):
+            if job.error is not None or self._took(job, tokens[row], logprobs[row]):
+                over.append(row)
+        for row in reversed(over):
+            job = self._running[row]
+            if job.keep_end and job.error is None:
+                self.prefixes.keep([*job.prompt, *job.ids[:-1]], self._batch.state(row))
+            self._leave(row)
+            self._finish(job, job.error)
+
+    def _draw(self, logits_NV: Tensor, jobs: list[Job]) -> tuple[list[int], list[float]]:
+        if not bool(torch.isfinite(logits_NV).all()):
+            raise ValueError("the model's logits are not finite: its weights are damaged")
+        logits_NV.masked_fill_(~self._known, -torch.inf)
+        allowed: list[Tensor | None] = []
+        for job in jobs:
+            try:
+                allowed.append(None if job.matcher is None else job.matcher.allowed())
+            except Exception as error:  # noqa: BLE001 - this request's alone
+                if len(jobs) == 1 and job.ids == []:
+                    raise
+                job.error = error
+                allowed.append(None)
+        return draw(logits_NV, [job.draw for job in jobs], allowed)
+
+    def _took(self, job: Job, token: int, logprob: float) -> bool:
+        """Note a sampled token; whether it was the last."""
+        job.ids.append(token)
+        job.logprobs.append(logprob)
+        shown = ""
+        if job.matcher is not None:
+            job.matcher.accept(token)
+        if token == job.end:
+            job.finish = "stop"
+        elif job.text is not None:
+            shown = job.text.push(token)
+            if job.text.stopped:
+                job.finish = "stop"
+        if not job.finish and len(job.ids) >= job.most:
+            job.finish = "length"
+        if job.finish and job.text is not None:
+            shown += job.text.finish()
+        if job.on_delta is not None and job.loop is not None:
+            _post(job.loop, _show, job, Delta(shown, token_ids=(token,), logprobs=(logprob,)))
+        return bool(job.finish)
+
+    def _finish(self, job: Job, error: BaseException | None = None) -> None:
+        if job.loop is not None and job.done is not None:
+            _post(job.loop, _settle, job.done, None, error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        for job in [*self._running, *self._reading, *self._waiting]:
+            self._finish(job, error)
+        self._running, self._reading, self._waiting = [], deque(), deque()
+        if self._closed:
+            while not self._inbox.empty():
+                item = self._inbox.get()
+                if item is not None and item.loop is not None:
+                    _post(item.loop, _settle, item.done, None, error)
+        else:
+            self._batch = decode_batch(self.model, self.slots, exact=self._exact)
+
+
+def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    """Call on an event loop's thread; a loop that is gone has nobody left who waits."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not done.done():
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+
+def _show(job: Job, delta: Delta) -> None:
+    if job.on_delta is not None and not job.cancelled:
+        job.on_delta(delta)

@@ -1,0 +1,62 @@
+"""The kind `native`: a folder with a model of our own family and its tokenizer (`native:runs/model`). Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from fairtrial.core.config import Config
+from fairtrial.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fairtrial.models.native.model import NativeModel
+
+
+class NativeSettings(Config):
+    """How a native model is opened."""
+
+    path: str = Field(min_length=1)
+    """A folder with config.json, safetensors and tokenizer.json, as `fairtrial.nn.hub.save` writes it."""
+    name: str | None = None
+    """In records and in /v1/models; None: the folder's name."""
+    context: int = Field(default=8192, ge=2)
+    """Tokens that prompt and reply may have together."""
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Requests that decode together; more of them wait."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Of torch, for one step."""
+    exact: bool = False
+    """Bitwise the same whatever else is in the batch and however a prompt was read; slower, one thread."""
+    prefix_mib: int = Field(default=256, ge=0)
+    """Memory for states of prefixes that were read before, in MiB; 0: none are kept."""
+
+    @model_validator(mode="after")
+    def _exact_is_alone(self) -> NativeSettings:
+        if self.exact and self.threads > 1:
+            raise ValueError("exact needs threads = 1: with several, products round differently")
+        return self
+
+
+class Native:
+    """Opens native models."""
+
+    settings_type: type[Config] = NativeSettings
+    argument = "path"
+
+    @staticmethod
+    def open(settings: Any, base: Path) -> NativeModel:
+        """The model, loaded. Raises UserError in one line that names the file at fault, or the extra to install."""
+        folder = base / Path(settings.path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; a native model is a folder with config.json and safetensors")
+        try:
+            from fairtrial.models.native.model import NativeModel
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "fairtrial":
+                raise
+            raise UserError(
+                f'native models need {error.name}, which is not installed: pip install "fairtrial[local]"'
+            ) from None
+        return NativeModel.load(folder, settings)
