@@ -74,6 +74,8 @@ def test_pattern_is_tiled():
         ({"mla_rope": "half", "rope_dim": 31}, "rope_dim 31 must be even where mla_rope is half"),
         ({"index_topk": 0}, '"index_topk": input should be greater than or equal to 1'),
         ({"index_rope_dim": 64}, "index_rope_dim exceeds index_dim 32"),
+        ({"index_pool": 3}, "index_topk 64 is not a multiple of index_pool 3"),
+        ({"index_pool": 16, "index_rope": "half"}, "index_rope must be none with index_pool 16"),
         ({"hidden": -1}, '"hidden"'),
         ({"experts": 4, "experts_per_token": 5}, "experts_per_token exceeds experts 4"),
         ({"experts": 6, "expert_groups": 4}, "experts 6 is not a multiple of 4 expert_groups"),

@@ -338,6 +338,60 @@ def test_the_indexers_loss_and_gradients_equal_the_definition(stage):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
 
 
+def pooled_reference(qi, pools, w, q, rows, P, chosen=None):
+    """Attention summed over each pool that can be chosen (or was), without the tail's share, against the scores."""
+    B, T = q.shape[:2]
+    scores = torch.einsum("btjs,btj->bts", torch.einsum("btji,bsi->btjs", qi, pools).mul(D**-0.5).relu(), w)
+    total = 0.0
+    for b in range(B):
+        for t in range(T):
+            keys = list(range(t + 1)) if chosen is None else [x for x in chosen[b, t].tolist() if x >= 0]
+            p = (torch.einsum("hr,sr->hs", q[b, t], rows[b, keys]) * SCALE).softmax(-1).mean(0).detach()
+            complete = sorted({x // P for x in keys if x // P < (t + 1) // P})
+            if not complete:
+                continue
+            mass = torch.stack([sum(p[i] for i, x in enumerate(keys) if x // P == s) for s in complete])
+            mass = mass / mass.sum()
+            total = total + (mass * (mass.log() - scores[b, t, complete].log_softmax(0))).sum()
+    return total / (B * T)
+
+
+@pytest.mark.parametrize("stage", ["warm-up", "joint"])
+def test_the_loss_of_pooled_keys_equals_its_definition(stage):
+    T, P = 14, 3
+    q, rows = attention(2, T, dtype=torch.float64)
+    chosen = None
+    grads = []
+    for ours in (True, False):
+        qi, ki, w = (x.requires_grad_() for x in indexer(2, T, dtype=torch.float64))
+        gate = ki.detach().roll(1, 1).requires_grad_()
+        bias = torch.linspace(-1, 1, P * D, dtype=torch.float64).view(P, D).requires_grad_()
+        pools = dsa.pool_keys(ki, gate, bias)
+        if stage == "joint":
+            chosen = dsa.select_pooled(dsa.index_scores(qi, pools, w, 0, pool=P), 2 * P, P, pad=True)
+        if ours:
+            loss = dsa.indexer_kl(qi, pools, w, q, rows, SCALE, indices_BTK=chosen, pool=P)
+        else:
+            loss = pooled_reference(qi, pools, w, q, rows, P, chosen)
+        loss.backward()
+        grads.append([loss.detach(), *(x.grad for x in (qi, ki, w, gate, bias))])
+    assert float(grads[0][0]) > 0.01
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+
+
+def test_a_selection_that_is_not_of_pools_is_refused_by_the_pooled_loss():
+    q, rows = attention(1, 9)
+    qi, ki, w = indexer(1, 9)
+    pools = dsa.pool_keys(ki, ki, torch.zeros(3, D))
+    for k, message in ((8, "belongs to another model"), (6, "not pools of 3")):
+        tokens = dsa.select(dsa.index_scores(qi, ki, w), k, pad=True)
+        with pytest.raises(UserError, match=message):
+            dsa.indexer_kl(qi, pools, w, q, rows, SCALE, indices_BTK=tokens, pool=3)
+    with pytest.raises(UserError, match="9 keys, but the attention has 9 and 9 in pools of 3"):
+        dsa.indexer_kl(qi, ki, w, q, rows, SCALE, pool=3)
+
+
 def test_uncounted_queries_and_other_documents_do_not_enter_the_loss():
     qi, ki, w = indexer(1, 12)
     q, rows = attention(1, 12)

@@ -330,9 +330,7 @@ def test_gate_parameters_of_the_wrong_size_are_named():
 
 
 def test_a_second_derivative_of_the_chunk_form_is_refused():
-    q, k, v, g, beta, s0 = (x.requires_grad_() for x in (
-        torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4),
-        -torch.rand(1, 5, 1, 4), torch.rand(1, 5, 1), torch.randn(1, 1, 4, 4)))  # fmt: skip
+    q, k, v, g, beta, s0 = (x.requires_grad_() for x in single(inputs(B=1, T=5, H=1, HV=1, K=4, V=4)))
     o, _ = kda(q, k, v, g, beta, initial_state=s0, backend="chunk")
     with pytest.raises(UserError, match="no second derivative"):
         torch.autograd.grad(o.sum(), q, create_graph=True)

@@ -29,6 +29,8 @@ KINDS = {
     "K widths that fill no vector": {"hidden": 30, "kda_heads": 3, "kda_key_dim": 10, "intermediate": 50},
     "M rotary yarn": ROTARY | {"yarn_factor": 4.0, "yarn_original": 16},
     "D rotary": ROTARY,
+    "D pooled": {"index_pool": 4, "index_topk": 8},
+    "DKS pooled": {"index_pool": 3, "index_topk": 6, "layers": 3, "index_dim": 10},
     "KD experts": MOE,
 }  # fmt: skip
 
@@ -285,6 +287,74 @@ def test_selections_are_recorded_and_replayed():
             model(text[:, :20], replay=record)
 
 
+def test_pooled_selections_are_positions_of_whole_pools_and_the_tail():
+    model, text = small("DKS pooled").eval(), tokens()
+    with torch.no_grad():
+        record = {}
+        free = model(text, record=record)
+        assert torch.equal(free.logits, model(text).logits)
+        assert record[0].shape == (2, 24, 6 + 2)
+        assert record[0][0, 16].sort().values[-2:].tolist() == [15, 16]  # position 16: pools 0..4, and 15, 16
+        pools = record[0][0, 16][:6].view(2, 3)
+        assert (pools - pools[:, :1]).tolist() == [[0, 1, 2]] * 2 and (pools[:, 0] % 3).tolist() == [0, 0]
+        assert torch.equal(model(text, replay=record).logits, free.logits)
+        decoded = [{layer: one[:, t : t + 1] for layer, one in record.items()} for t in range(24)]
+        state = model.init_state(2)
+        for t in range(24):
+            step = model(text[:, t : t + 1], state, replay=decoded[t])
+            state = step.state
+            assert torch.allclose(step.logits, free.logits[:, t : t + 1], atol=2e-6)
+        with pytest.raises(UserError, match="belongs to another model"):
+            model(text, sparse="joint", replay={0: record[0].flip(-1)})
+
+
+def test_layers_that_share_a_selection_can_be_given_their_own():
+    model, text = small("DS").eval(), tokens()
+    with torch.no_grad():
+        record = {}
+        free = model(text, record=record).logits
+        assert torch.equal(model(text, replay=record | {1: record[0]}).logits, free)
+        latest = (torch.arange(24)[:, None] - torch.arange(5)).clamp(min=-1).expand(2, 24, 5)
+        own = model(text, replay=record | {1: latest}).logits
+        assert torch.allclose(own[:, :5], free[:, :5], atol=1e-6)
+        assert (own[:, 10:] - free[:, 10:]).abs().max() > 1e-5
+
+
+def test_recording_changes_no_bit_and_few_keys_need_no_indexer():
+    """Up to k keys everything is attended to; what is recorded says so, and replays to the same bits."""
+    model, text = small("DS").eval(), tokens(2, 9)
+    how = {"exact": True, "backend": "auto"}
+    with torch.no_grad():
+        record = {}
+        free = model(text, **how).logits
+        assert torch.equal(model(text, record=record, **how).logits, free)
+        assert torch.equal(model(text, replay=record, **how).logits, free)
+        plain = model(text[:, :5], sparse="dense", **how).logits
+        assert torch.equal(model(text[:, :5], **how).logits, plain)
+        indexer = model.model.layers[0].self_attn.indexer
+        indexer.wq_b.weight.fill_(float("nan"))
+        assert torch.equal(model(text[:, :5], **how).logits, plain)
+
+
+def test_a_replay_of_another_prompt_is_refused():
+    model, text = small("DS").eval(), tokens(2, 9)
+    state = model.init_state(2)
+    with torch.no_grad():
+        state = model(text, state).state
+        good = torch.tensor([9, 3, 2, 1, 0]).expand(2, 1, 5)
+        model(text[:, :1], state, replay={0: good})
+        for wrong, message in (
+            (good + 1, "layer 0: sequence 0, position 9 names key 10, which it may not see"),
+            (good.clamp(min=1), "layer 0: a query names the same key twice"),
+            (good.float(), "layer 0 holds torch.float32"),
+            (good[:1], "does not fit the tokens"),
+        ):
+            with pytest.raises(UserError, match=message):
+                model(text[:, :1], state, replay={0: wrong})
+        with pytest.raises(UserError, match="layer 1: sequence 0, position 9 names key 10"):
+            model(text[:, :1], state, replay={0: good, 1: good + 1})
+
+
 def test_dense_stage_is_plain_mla_and_a_large_k_too():
     sparse, text = small("D"), tokens()
     plain = small("M")
@@ -298,9 +368,10 @@ def test_dense_stage_is_plain_mla_and_a_large_k_too():
         assert (sparse(text).logits - expected).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("changes", [{}, {"index_pool": 4, "index_topk": 8}])
 @pytest.mark.parametrize("stage", ["warmup", "joint"])
-def test_walls_between_the_two_losses(stage):
-    model, text = small("KDD", layers=3), tokens()
+def test_walls_between_the_two_losses(stage, changes):
+    model, text = small("KDD", layers=3, **changes), tokens()
     out = model(text, sparse=stage)
     kl = torch.stack(list(out.aux.indexer_kl.values())).sum()
     assert len(out.aux.indexer_kl) == 2

@@ -14,11 +14,13 @@ SMALL = {
     "kda_heads": 2, "kda_key_dim": 16, "kda_gate_rank": 8, "kv_rank": 24, "nope_dim": 16, "rope_dim": 8,
     "mla_value_dim": 16, "index_heads": 2, "index_dim": 8, "index_topk": 5, "window": 6,
 }  # fmt: skip
-PATTERNS = ["KKKD", "KKKM", "FFFF", "WPDS", "GNCK"]
+PATTERNS = ["KKKD", "KKKM", "FFFF", "WPDS", "GNCK", "KDDS pooled"]
+POOLED = {"index_pool": 4, "index_topk": 8}
 
 
 def small(pattern, **changes):
-    return Model(preset("tiny", **(SMALL | {"pattern": pattern} | changes)), seed=1).eval()
+    letters, _, pooled = pattern.partition(" ")
+    return Model(preset("tiny", **(SMALL | (POOLED if pooled else {}) | {"pattern": letters} | changes)), seed=1).eval()
 
 
 def tokens(batch=2, time=24, seed=0):
@@ -105,6 +107,19 @@ def test_rollback_of_kda_needs_a_kept_state():
         state.rollback(9)
     with pytest.raises(UserError, match="between 0 and 24"):
         state.rollback(25)
+
+
+def test_rollback_of_pooled_keys_goes_to_what_was_kept():
+    """The open pool of an earlier place is gone, so a pooled indexer rolls back as KDA does."""
+    model, text = small("DDSM pooled"), tokens()
+    early = read(model, text[:, :10]).state
+    with pytest.raises(UserError, match=r"rollback\(12\).*state = state.keep\(\)"):
+        read(model, text[:, 10:], early).state.rollback(12)
+    back = read(model, text[:, 10:], early.keep()).state.rollback(12)
+    assert back.positions == [10, 10]
+    other = tokens(2, 9, seed=8)
+    expected = read(model, torch.cat([text[:, :10], other], 1)).logits[:, 10:]
+    assert torch.equal(read(model, other, back).logits, expected)
 
 
 def test_rollback_of_a_window_that_dropped_rows():

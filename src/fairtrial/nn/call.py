@@ -56,11 +56,16 @@ class Span:
     sequence: int | None
     """Its sequence; None: all of them, as one batch."""
 
+    @property
+    def end(self) -> int:
+        """Position behind its last token: the number of tokens that this one sees."""
+        return self.start + self.time.stop - self.time.start
+
     def see(self, new_BTF: Tensor, cache: Rows | None) -> Tensor:
         """What its tokens may see [B, S, F]: rows of the cache, or of the pass where there is no state."""
         if cache is None:
             return new_BTF[self.batch, self.keys]
-        end = self.start + (self.time.stop - self.time.start) - cache.first[self.sequence or 0]
+        end = self.end - cache.first[self.sequence or 0]
         held = cache.tensor() if self.sequence is None else cache.sequence(self.sequence)[None]
         return held[:, :end]
 
@@ -81,8 +86,8 @@ class Call:
     stage: SparseStage = "sparse"
     record: dict[int, Tensor] | None = None
     replay: dict[int, Tensor] | None = None
-    selection: Tensor | None = None
-    """Indices [B, T, k] of the last D layer, for S layers."""
+    selections: list[Tensor | None] = field(default_factory=list["Tensor | None"])
+    """What the last D layer chose in each span, [B, T, k]; None: everything. For S layers."""
     aux: Aux = field(default_factory=Aux)
 
     @property

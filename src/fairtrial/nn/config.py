@@ -106,6 +106,8 @@ class ModelConfig(Config):
     """DSA: rotated part of `index_dim` (its first features)."""
     index_rope: Layout = "none"
     """DSA: rotary layout in the indexer (DeepSeek-V3.2: half, GLM-5: interleaved)."""
+    index_pool: Count = 1
+    """DSA: tokens per indexer key (GLM-5.3-Flash: 16); above 1 whole pools are chosen, and the open one is added."""
 
     experts: Annotated[int, Field(ge=0)] = 0
     """Routed experts; 0: every layer has the dense SwiGLU."""
@@ -169,6 +171,9 @@ class ModelConfig(Config):
         if "D" in letters:
             need(self.index_rope_dim <= self.index_dim, f"index_rope_dim exceeds index_dim {self.index_dim}")
             need(self.index_rope_dim % 2 == 0, f"index_rope_dim {self.index_rope_dim} must be even")
+            pool = f"index_pool {self.index_pool}"
+            need(self.index_topk % self.index_pool == 0, f"index_topk {self.index_topk} is not a multiple of {pool}")
+            need(self.index_pool == 1 or self.index_rope == "none", f"index_rope must be none with {pool} (no place)")
         if "S" in letters:
             first = self.letters.index("S")
             need("D" in self.letters[:first], f"pattern: S in layer {first + 1} has no D before it to share with")
@@ -237,6 +242,9 @@ class ModelConfig(Config):
             width = 2 * self.kda_heads * self.kda_key_dim + self.value_heads * self.value_dim
             return state + (0 if letter == "C" else (self.conv_width - 1) * width * dtype_bytes)
         if letter in LATENT:
-            return context * (self.latent_dim + (self.index_dim if letter == "D" else 0)) * dtype_bytes
+            index = 0
+            if letter == "D":  # keys of complete pools, and of the last tokens key and gate
+                index = (context // self.index_pool + 2 * (self.index_pool - 1)) * self.index_dim
+            return (context * self.latent_dim + index) * dtype_bytes
         rows = min(context, self.window) if letter == "W" else context
         return rows * 2 * self.key_heads * self.head_dim * dtype_bytes

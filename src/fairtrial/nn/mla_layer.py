@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fairtrial.core.errors import UserError
-from fairtrial.nn.call import Call, Span, wide
-from fairtrial.nn.config import Layout, ModelConfig
-from fairtrial.nn.norm import Linear, RMSNorm, empty
-from fairtrial.nn.ops.dsa import index_select, indexer_kl, selection_mask, sparse_attention
+from fairtrial.nn.call import Call, Span
+from fairtrial.nn.config import ModelConfig
+from fairtrial.nn.index_layer import Indexer, Keys, replayed, rows_of, turn
+from fairtrial.nn.norm import Linear, RMSNorm
+from fairtrial.nn.ops.dsa import indexer_kl, selection_mask, sparse_attention
 from fairtrial.nn.ops.mla import (
     absorb_queries,
     absorbed_attention,
@@ -27,58 +26,11 @@ from fairtrial.nn.ops.mla import (
     split_up_projection,
     yarn_scale,
 )
-from fairtrial.nn.ops.rotary import frequencies, rotate, yarn_frequencies
-from fairtrial.nn.state import LayerState, Rows, no_rows
+from fairtrial.nn.ops.rotary import frequencies, yarn_frequencies
+from fairtrial.nn.state import LayerState, no_rows
 
 GATHER_FROM = 8192
 """Keys from which sparse attention gathers rows for several queries too; below, a mask is faster on a CPU."""
-
-
-@dataclass(slots=True)
-class _Index:
-    """The indexer's view of the tokens of one pass."""
-
-    q: Tensor
-    """Queries [B, T, J, I]."""
-    k: Tensor
-    """Keys [B, S, I]."""
-    w: Tensor
-    """Weights of the heads [B, T, J]."""
-
-
-class LayerNorm(nn.Module):
-    """Mean and variance over the last axis, with weight and bias (the indexer's keys; eps 1e-6)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = empty(width), empty(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [..., width]."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6)
-
-
-class Indexer(nn.Module):
-    """The lightning indexer's projections."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads, self.rotated = config.index_heads, config.index_rope_dim
-        self.layout: Layout = config.index_rope
-        self.wq_b = Linear(config.q_rank or config.hidden, config.index_heads * config.index_dim)
-        self.wk = Linear(config.hidden, config.index_dim)
-        self.k_norm = LayerNorm(config.index_dim)
-        self.weights_proj = Linear(config.hidden, config.index_heads)
-
-    def forward(self, x_BTD: Tensor, query_BTQ: Tensor, where_BT: Tensor, frequency: Tensor, call: Call) -> _Index:
-        """`query_BTQ`: MLA's query latent, or x where the model has none."""
-        x_BTD, query_BTQ = x_BTD.detach(), query_BTQ.detach()
-        q = call.product(query_BTQ, self.wq_b.weight).unflatten(-1, (self.heads, -1))
-        k = self.k_norm(call.product(x_BTD, self.wk.weight))
-        if self.rotated:
-            q, k = (_turn(x, where_BT, self.layout, self.rotated, frequency, call) for x in (q, k))
-        w = call.product(wide(x_BTD), wide(self.weights_proj.weight)) * self.heads**-0.5
-        return _Index(q, k, w)
 
 
 class LatentLayer(nn.Module):
@@ -108,47 +60,76 @@ class LatentLayer(nn.Module):
         """An empty memory for `batch` sequences."""
         weight = self.o_proj.weight
         state: LayerState = {"latents": no_rows(batch, self.latent + self.shared, weight)}
-        if self.indexer is not None:
-            state["index_keys"] = no_rows(batch, self.config.index_dim, weight)
-        return state
+        return state | ({} if self.indexer is None else self.indexer.init_state(batch))
 
     def forward(self, x_BTD: Tensor, call: Call, layer: int, before: LayerState | None) -> tuple[Tensor, LayerState]:
         """The layer's output and what it remembers afterwards."""
         where = call.positions(x_BTD.device)
         q_BTHN, q_BTHP, latent_BTQ = self._queries(x_BTD, where, call)
         new_BTR = self._rows(x_BTD, where, call)
-        index = None
-        if self.indexer is not None and (before is not None or call.stage != "dense"):
-            index = self.indexer(x_BTD, latent_BTQ, where, self._frequencies(self.indexer.rotated, x_BTD), call)
         after: LayerState = {}
-        after_rows = after_keys = None
+        after_rows = None
         if before is not None:
-            after_rows = _rows(before["latents"]).append(new_BTR, call.lengths, call.packed)
+            after_rows = rows_of(before["latents"]).append(new_BTR, call.lengths, call.packed)
             after["latents"] = after_rows
-            if index is not None:
-                after_keys = _rows(before["index_keys"]).append(index.k, call.lengths, call.packed)
-                after["index_keys"] = after_keys
+        spans = list(call.spans())
+        view: _View | None = None
+        if self.indexer is not None and (before is not None or call.stage != "dense"):
+            view, kept = self._view(self.indexer, x_BTD, latent_BTQ, where, call, spans, before)
+            after |= kept if before is not None else {}
+        replay = None
+        if call.replay is not None and call.stage != "dense" and (view is not None or layer in call.replay):
+            replay = replayed(call, layer, where)
         out: list[Tensor] = []
-        chosen: list[Tensor] = []
-        for span in call.spans():
+        chosen: list[Tensor | None] = []
+        for index, span in enumerate(spans):
             some = (span.batch, span.time)
             rows_BSR = span.see(new_BTR, after_rows)
             selection = None
-            if index is not None:
-                part = _Index(index.q[some], span.see(index.k, after_keys), index.w[some])
-                selection = self._select(part, call, layer, span)
-                self._learn(part, selection, (q_BTHN[some], q_BTHP[some], rows_BSR), call, layer, span)
-            elif self.letter == "S" and call.selection is not None:
-                selection = call.selection[some]
-            if selection is not None:
-                chosen.append(selection)
-            sparse = selection is not None and call.stage in ("sparse", "joint")
+            if replay is not None:
+                selection = replay[some]
+            elif view is not None:
+                selection = view.choose(call, span)
+            elif self.letter == "S" and call.selections:
+                selection = call.selections[index]
+            if view is not None:
+                self._learn(view, selection, (q_BTHN[some], q_BTHP[some], rows_BSR), call, layer, span)
+            chosen.append(selection)
+            sparse = call.stage in ("sparse", "joint") and not self._all(selection, where[some], call, span)
             out.append(self._attend(q_BTHN[some], q_BTHP[some], rows_BSR, selection if sparse else None, span.start))
         if self.letter == "D":
-            call.selection = call.join(chosen) if chosen else None
-            if call.record is not None and call.selection is not None:
-                call.record[layer] = call.selection
+            call.selections = chosen
+            known = [one for one in chosen if one is not None]
+            if call.record is not None and known:
+                call.record[layer] = call.join(known)
         return call.product(call.join(out).flatten(-2), self.o_proj.weight), after
+
+    def _view(
+        self,
+        indexer: Indexer,
+        x_BTD: Tensor,
+        latent_BTQ: Tensor,
+        where_BT: Tensor,
+        call: Call,
+        spans: list[Span],
+        before: LayerState | None,
+    ) -> tuple[_View, LayerState]:
+        """The indexer's keys, and its queries where they decide or learn something."""
+        frequency = self._frequencies(indexer.rotated, x_BTD)
+        keys, kept = indexer.keys(x_BTD, where_BT, frequency, call, before)
+        asked = call.stage in ("warmup", "joint")
+        if call.stage == "sparse" and call.replay is None:
+            asked = call.record is not None or not all(indexer.takes_all(span.end) for span in spans)
+        queries = indexer.queries(x_BTD, latent_BTQ, where_BT, frequency, call) if asked else None
+        return _View(indexer, keys, queries), kept
+
+    def _all(self, selection_BTK: Tensor | None, where_BT: Tensor, call: Call, span: Span) -> bool:
+        """Whether every query attends to all that it sees: dense attention then gives the same, and is faster."""
+        if selection_BTK is None:
+            return True
+        if call.replay is None:
+            return span.end // self.config.index_pool <= self.topk // self.config.index_pool
+        return bool(((selection_BTK >= 0).sum(-1) == where_BT + 1).all())
 
     def _queries(self, x_BTD: Tensor, where_BT: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Queries for the per-head keys, for the shared key, and what the indexer's queries are made from."""
@@ -170,7 +151,7 @@ class LatentLayer(nn.Module):
     def _turned(self, x: Tensor, where_BT: Tensor, call: Call) -> Tensor:
         if self.config.mla_rope == "none":
             return x
-        return _turn(x, where_BT, self.config.mla_rope, self.shared, self._frequencies(self.shared, x), call)
+        return turn(x, where_BT, self.config.mla_rope, self.shared, self._frequencies(self.shared, x), call)
 
     def _frequencies(self, width: int, like: Tensor) -> Tensor:
         config = self.config
@@ -182,22 +163,9 @@ class LatentLayer(nn.Module):
             )
         return frequencies(width, config.rope_theta, like.device)
 
-    def _select(self, index: _Index, call: Call, layer: int, span: Span) -> Tensor | None:
-        """Positions of the chosen keys [B, T, K] (-1: none), from the recording where one is replayed."""
-        if call.replay is not None:
-            if layer not in call.replay:
-                raise UserError(f"replay has no selection for layer {layer}; record and replay the same model")
-            given = call.replay[layer]
-            if given.ndim != 3 or given.shape[:2] != (1 if call.packed else len(call.lengths), _time(call)):
-                raise UserError(f"replay: layer {layer} holds {list(given.shape)}, which does not fit the tokens")
-            return given[span.batch, span.time]
-        if call.stage in ("dense", "warmup"):
-            return None
-        return index_select(index.q, index.k, index.w, self.topk, span.start, pad=True)
-
     def _learn(
         self,
-        index: _Index,
+        view: _View,
         selection: Tensor | None,
         attention: tuple[Tensor, Tensor, Tensor],
         call: Call,
@@ -207,13 +175,15 @@ class LatentLayer(nn.Module):
         """Add this span's share of the indexer's loss to `call.aux`."""
         if call.stage not in ("warmup", "joint"):
             return
+        assert view.queries is not None
+        some = (span.batch, span.time)
         q_BTHN, q_BTHP, rows_BSR = attention
         with torch.no_grad():
             w_HNC, _ = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
             q_BTHR = absorb_queries(q_BTHN, q_BTHP, w_HNC)
         loss = indexer_kl(
-            index.q, index.k, index.w, q_BTHR, rows_BSR, self.scale,
-            indices_BTK=selection if call.stage == "joint" else None, start=span.start,
+            view.queries[0][some], view.keys.see(span), view.queries[1][some], q_BTHR, rows_BSR, self.scale,
+            indices_BTK=selection if call.stage == "joint" else None, start=span.start, pool=view.keys.pool,
         )  # fmt: skip
         share = q_BTHN.shape[0] * q_BTHN.shape[1] / sum(call.lengths)
         call.aux.indexer_kl[layer] = call.aux.indexer_kl.get(layer, 0.0) + loss * share
@@ -237,20 +207,20 @@ class LatentLayer(nn.Module):
         return expand_context(context, w_HVC)
 
 
-def _time(call: Call) -> int:
-    return sum(call.lengths) if call.packed else call.lengths[0]
+@dataclass(slots=True)
+class _View:
+    """The indexer's view of one pass."""
 
+    indexer: Indexer
+    keys: Keys
+    queries: tuple[Tensor, Tensor] | None
+    """Queries [B, T, J, I] and weights [B, T, J]; None where nothing is to be chosen or learned."""
 
-def _turn(x: Tensor, where_BT: Tensor, layout: Layout, width: int, frequency: Tensor, call: Call) -> Tensor:
-    if layout == "none":
-        return x
-
-    def turned(some: Tensor, where: Tensor) -> Tensor:
-        return rotate(some, where, layout=layout, width=width, frequencies_R=frequency)
-
-    return call.each(turned, x, where_BT)
-
-
-def _rows(value: object) -> Rows:
-    assert isinstance(value, Rows)
-    return value
+    def choose(self, call: Call, span: Span) -> Tensor | None:
+        """Positions of the chosen tokens [B, T, K] (-1: none); None: all, or nothing is chosen in this stage."""
+        if call.stage in ("dense", "warmup") or self.queries is None:
+            return None
+        if call.stage == "sparse" and call.record is None and self.indexer.takes_all(span.end):
+            return None
+        some = (span.batch, span.time)
+        return self.indexer.select(self.queries[0][some], self.keys.see(span), self.queries[1][some], span.start)

@@ -130,6 +130,9 @@ def _latent(config: ModelConfig, letter: str) -> Shapes:
         out["indexer.k_norm.weight"] = (config.index_dim,)
         out["indexer.k_norm.bias"] = (config.index_dim,)
         out["indexer.weights_proj.weight"] = (config.index_heads, hidden)
+        if config.index_pool > 1:
+            out["indexer.pool.weight"] = (config.index_dim, hidden)
+            out["indexer.pool.bias"] = (config.index_pool, config.index_dim)
     return out
 
 

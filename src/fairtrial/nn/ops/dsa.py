@@ -28,12 +28,14 @@ from fairtrial.core.errors import UserError
 from fairtrial.nn.ops.indexer import (
     blocks,
     check_indexer,
+    chosen_pools,
     head_gradients,
     head_products,
     index_scores,
     index_select,
     index_sources,
     pool_keys,
+    pool_tokens,
     select,
     select_pooled,
     visible_keys,
@@ -43,12 +45,15 @@ from fairtrial.nn.ops.indexer import (
 
 __all__ = [
     "attention_mass",
+    "check_selection",
+    "chosen_pools",
     "from_record",
     "index_scores",
     "index_select",
     "index_sources",
     "indexer_kl",
     "pool_keys",
+    "pool_tokens",
     "select",
     "select_pooled",
     "selection_mask",
@@ -212,20 +217,39 @@ def from_record(
             f"recorded selection: must be integers [B, T, K], got {record_BTK.dtype} {list(record_BTK.shape)}"
         )
     indices = torch.from_numpy(record_BTK.astype(np.int64)).to(device)
-    T = indices.shape[1]
-    last_T1 = torch.arange(start, start + T, device=indices.device).clamp(max=keys - 1)[:, None]
-    low = 0 if first_BT is None else first_BT.to(indices.device)[..., None]
-    bad = (indices < -1) | (indices > last_T1) | ((indices >= 0) & (indices < low))
+    position_T = torch.arange(start, start + indices.shape[1], device=indices.device)
+    check_selection(indices, position_T.expand(indices.shape[:2]), "recorded selection", keys=keys, first_BT=first_BT)
+    return indices
+
+
+def check_selection(
+    indices_BTK: Tensor, position_BT: Tensor, what: str, *, keys: int | None = None, first_BT: Tensor | None = None
+) -> None:
+    """Refuse a selection that names a key which its query may not see, or one key twice.
+
+    Args:
+        indices_BTK: int64, -1 for none.
+        position_BT: absolute position of each query; it sees keys up to there.
+        what: what messages call the selection.
+        keys: number of keys, where there are fewer than the positions say; none: enough.
+        first_BT: first position that each query may see; none: 0.
+
+    Raises:
+        UserError: naming sequence, position and key.
+    """
+    last_BT = position_BT if keys is None else position_BT.clamp(max=keys - 1)
+    low = 0 if first_BT is None else first_BT.to(indices_BTK.device)[..., None]
+    bad = (indices_BTK < -1) | (indices_BTK > last_BT[..., None]) | ((indices_BTK >= 0) & (indices_BTK < low))
     if bool(bad.any()):
         b, t, place = (int(x) for x in bad.nonzero()[0])
+        of = "" if keys is None else f" (of {keys} keys)"
         raise UserError(
-            f"recorded selection: sequence {b}, position {start + t} names key {int(indices[b, t, place])}, which it "
-            f"may not see (of {keys} keys); the record belongs to another prompt"
+            f"{what}: sequence {b}, position {int(position_BT[b, t])} names key {int(indices_BTK[b, t, place])}, "
+            f"which it may not see{of}; the record belongs to another prompt"
         )
-    ordered = indices.sort(-1).values
+    ordered = indices_BTK.sort(-1).values
     if bool(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any()):
-        raise UserError("recorded selection: a query names the same key twice")
-    return indices
+        raise UserError(f"{what}: a query names the same key twice")
 
 
 def selection_overlap(a_BTK: Tensor, b_BTK: Tensor, keys: int) -> Tensor:
@@ -274,6 +298,12 @@ def attention_mass(
     return mass
 
 
+def _over_pools(share_NS: Tensor, pool: int, seen_NK: Tensor) -> Tensor:
+    """Mass of whole pools [N, K], made to sum to 1 over those that count (0 where none does)."""
+    mass = share_NS.unflatten(-1, (-1, pool)).sum(-1).masked_fill(~seen_NK, 0.0)
+    return mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+
+
 class _IndexerKL(torch.autograd.Function):
     """The loss and its gradients in one pass over blocks of queries: dL/dI = softmax(I) - p is known at once.
 
@@ -293,36 +323,36 @@ class _IndexerKL(torch.autograd.Function):
         weight_BT: Tensor,
         scale: float,
         start: int,
+        pool: int,
     ) -> Tensor:
         dtype = working_dtype(qi)
         grads = [torch.zeros_like(x, dtype=dtype) for x in (qi, ki, w)] if any(ctx.needs_input_grad[:3]) else None
         loss = torch.zeros((), dtype=dtype, device=qi.device)
         B, T, H, R = q_lat.shape
-        J, S = qi.shape[2], ki.shape[1]
+        J, S = qi.shape[2], latents.shape[1]
         per_query = (H + J) * S if indices is None else indices.shape[2] * (R + qi.shape[3])
         for b in range(B):
             for low, high in blocks(T, max(1, _BLOCK // per_query)):
                 some = slice(low, high)
                 first = None if first_BT is None else first_BT[b : b + 1, some]
                 end = S if indices is not None else min(S, start + high)
-                inputs = qi[b, some].to(dtype), ki[b, :end].to(dtype), w[b, some].to(dtype)
+                inputs = qi[b, some].to(dtype), ki[b, : end // pool].to(dtype), w[b, some].to(dtype)
+                q, rows = q_lat[b, some].to(dtype), latents[b, :end]
                 if indices is None:
-                    seen = visible_keys(high - low, end, start + low, first_BT=first, device=qi.device)[0]
-                    block = _Block(*inputs, seen)
+                    block, target = _dense_block(inputs, q, rows, scale, start + low, first, pool)
                 else:
-                    block = _Block(*inputs, indices[b, some] >= 0, indices[b, some].long().clamp(min=0))
-                target = block.target(q_lat[b, some], latents[b, :end], scale)
+                    block, target = _chosen_block(inputs, q, rows, scale, indices[b, some].long(), pool)
                 value, dscore = block.divergence(target, weight_BT[b, some].to(dtype))
                 loss += value
                 if grads is not None:
-                    block.backward(dscore, grads[0][b, some], grads[1][b, :end], grads[2][b, some])
+                    block.backward(dscore, grads[0][b, some], grads[1][b, : end // pool], grads[2][b, some])
         ctx.grads = None if grads is None else [g.to(x.dtype) for g, x in zip(grads, (qi, ki, w), strict=True)]
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *(g * grad.to(g.dtype) for g in ctx.grads), *(None,) * 7
+        return *(g * grad.to(g.dtype) for g in ctx.grads), *(None,) * 8
 
 
 class _Block:
@@ -335,13 +365,6 @@ class _Block:
         else:
             self.rows = _gather(k_SI, index_NK)
             self.product = torch.bmm(q_NJI * q_NJI.shape[-1] ** -0.5, self.rows.transpose(1, 2)).relu_()
-
-    def target(self, q_NHR: Tensor, latents_SR: Tensor, scale: float) -> Tensor:
-        """Mean over the heads of their softmax over what the query sees (all keys, or its support)."""
-        dtype = self.q.dtype
-        if self.index is None:
-            return _dense_target(q_NHR, latents_SR, self.seen, scale, dtype)
-        return _shares(q_NHR.to(dtype), _gather(latents_SR, self.index).to(dtype), ~self.seen, scale).mean(1)
 
     def divergence(self, target: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum of KL(target || softmax(scores)) over the queries, and its gradient for the scores."""
@@ -365,6 +388,37 @@ class _Block:
         _add_rows(dk_SI, self.index.flatten(), torch.bmm(dproduct.transpose(1, 2), self.q).flatten(0, 1))
 
 
+_Inputs = tuple[Tensor, Tensor, Tensor]
+"""The indexer's q [N, J, I], k [S, I] and w [N, J] of a block of queries."""
+
+
+def _dense_block(
+    inputs: _Inputs, q_NHR: Tensor, rows_SR: Tensor, scale: float, start: int, first: Tensor | None, pool: int
+) -> tuple[_Block, Tensor]:
+    """Warm-up: scores of all visible keys (pools), and the attention that they should imitate."""
+    N, S, dtype = len(q_NHR), len(rows_SR), q_NHR.dtype
+    seen_NS = visible_keys(N, S, start, first_BT=first, device=q_NHR.device)[0]
+    target = _dense_target(q_NHR, rows_SR, seen_NS, scale, dtype)
+    if pool == 1:
+        return _Block(*inputs, seen_NS), target
+    seen_NK = visible_keys(N, S // pool, start, pool=pool, device=q_NHR.device)[0]
+    return _Block(*inputs, seen_NK), _over_pools(target[:, : S // pool * pool], pool, seen_NK)
+
+
+def _chosen_block(
+    inputs: _Inputs, q_NHR: Tensor, rows_SR: Tensor, scale: float, index_NK: Tensor, pool: int
+) -> tuple[_Block, Tensor]:
+    """Joint stage: scores on the selection, and the sparse attention there."""
+    hidden_NK = index_NK < 0
+    rows = _gather(rows_SR, index_NK.clamp(min=0)).to(q_NHR.dtype)
+    target = _shares(q_NHR, rows, hidden_NK, scale).mean(1)
+    if pool == 1:
+        return _Block(*inputs, ~hidden_NK, index_NK.clamp(min=0)), target
+    pools_NK = chosen_pools(index_NK, pool)
+    seen = pools_NK >= 0
+    return _Block(*inputs, seen, pools_NK.clamp(min=0)), _over_pools(target[:, : seen.shape[1] * pool], pool, seen)
+
+
 def indexer_kl(
     qi_BTJI: Tensor,
     ki_BSI: Tensor,
@@ -377,6 +431,7 @@ def indexer_kl(
     start: int = 0,
     first_BT: Tensor | None = None,
     count_BT: Tensor | None = None,
+    pool: int = 1,
 ) -> Tensor:
     """The indexer's loss, mean over queries of KL(p[t] || softmax(I[t])); gradients reach qi, ki and w only.
 
@@ -384,9 +439,14 @@ def indexer_kl(
     keys, L1-normalised. With indices, the joint stage: both distributions live on the selection (each head's softmax is
     the sparse attention's own). Source: DeepSeek-V3.2-Exp report, section 2.1 (continued pre-training).
 
+    With pooled keys both distributions live on complete pools, visible ones (warm-up) or chosen ones (joint): p of a
+    pool is the sum over its tokens of the attention probabilities above, and, because the tail is attended to whatever
+    the indexer says, the tail's share is left out and the rest divided by its sum. A query before the first complete
+    pool adds 0. (No paper says how GLM-5.3-Flash's target is pooled; this is the same loss on what is chosen between.)
+
     Args:
         qi_BTJI: queries of the indexer; they, ki and w must come from detached inputs (see the module's note).
-        ki_BSI: keys of the indexer, one per token.
+        ki_BSI: keys of the indexer, one per token, or per complete pool [B, S // pool, I].
         w_BTJ: weights of the heads.
         q_BTHR: absorbed queries of the attention that is imitated; taken without gradient.
         latents_BSR: its rows; taken without gradient.
@@ -395,6 +455,7 @@ def indexer_kl(
         start: absolute position of the first query.
         first_BT: first position that each query may see; none: 0 (a selection already respects it).
         count_BT: bool, the queries that count (padding does not); none: all.
+        pool: tokens per key; above 1 the selection is one of `pool_tokens`, and `first_BT` cannot be given.
 
     Returns:
         A scalar, fp32 (fp64 for fp64 input), zero where nothing counts.
@@ -406,13 +467,26 @@ def indexer_kl(
     _check_attention(q_BTHR, latents_BSR, indices_BTK)
     B, T = qi_BTJI.shape[:2]
     S = ki_BSI.shape[1]
-    if q_BTHR.shape[:2] != (B, T) or latents_BSR.shape[1] != S:
+    if q_BTHR.shape[:2] != (B, T) or latents_BSR.shape[1] // pool != S:
         raise UserError(
             f"indexer: {T} queries and {S} keys, but the attention has {q_BTHR.shape[1]} and {latents_BSR.shape[1]}"
+            + (f" in pools of {pool}" if pool > 1 else "")
         )
+    if pool > 1 and first_BT is not None:
+        raise UserError("indexer: pools start at a row's first token; give each document a row of its own")
     counted = torch.ones(B, T, device=qi_BTJI.device) if count_BT is None else count_BT
     weight = counted.to(working_dtype(qi_BTJI))
     weight = weight / weight.sum().clamp(min=1)
     return _IndexerKL.apply(  # type: ignore[no-any-return]
-        qi_BTJI, ki_BSI, w_BTJ, q_BTHR.detach(), latents_BSR.detach(), indices_BTK, first_BT, weight, scale, start
+        qi_BTJI,
+        ki_BSI,
+        w_BTJ,
+        q_BTHR.detach(),
+        latents_BSR.detach(),
+        indices_BTK,
+        first_BT,
+        weight,
+        scale,
+        start,
+        pool,
     )

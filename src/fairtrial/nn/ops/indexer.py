@@ -318,13 +318,19 @@ def pool_keys(ki_BSI: Tensor, gate_BSI: Tensor, bias_PI: Tensor) -> Tensor:
         )
     P = bias_PI.shape[0]
     B, S, width = ki_BSI.shape
-    pools = S // P
-    logits = gate_BSI[:, : pools * P].view(B, pools, P, width).to(working_dtype(gate_BSI)) + bias_PI
-    share = logits.softmax(dim=2).to(ki_BSI.dtype)
-    return (share * ki_BSI[:, : pools * P].view(B, pools, P, width)).sum(dim=2)
+    pools, dtype = S // P, working_dtype(ki_BSI)
+    gate, key = (x[:, : pools * P].reshape(B, pools, P, width).to(dtype) for x in (gate_BSI, ki_BSI))
+    logits = gate + bias_PI.to(dtype)
+    share = (logits - logits.detach().amax(dim=2, keepdim=True)).exp()
+    # One place after the other: the order of the sums depends on no shape.
+    total, above = share[:, :, 0], share[:, :, 0] * key[:, :, 0]
+    for place in range(1, P):
+        total = total + share[:, :, place]
+        above = above + share[:, :, place] * key[:, :, place]
+    return (above / total).to(ki_BSI.dtype)
 
 
-def select_pooled(scores_BTS: Tensor, k: int, pool: int, start: int = 0) -> Tensor:
+def select_pooled(scores_BTS: Tensor, k: int, pool: int, start: int = 0, *, pad: bool = False) -> Tensor:
     """Tokens of the k // pool best complete pools, then those of the incomplete tail up to the query.
 
     Pools come in the order of the tie rule, tokens of a pool in theirs; a pool is complete for a query at position p
@@ -336,6 +342,7 @@ def select_pooled(scores_BTS: Tensor, k: int, pool: int, start: int = 0) -> Tens
         k: budget in tokens, a multiple of `pool`.
         pool: tokens per pool.
         start: absolute position of the first query.
+        pad: always k + pool - 1 wide, so that what follows has one shape at any context.
 
     Returns:
         int64 [B, T, min(k // pool, S) * pool + pool - 1], -1 where there is none.
@@ -343,19 +350,47 @@ def select_pooled(scores_BTS: Tensor, k: int, pool: int, start: int = 0) -> Tens
     Raises:
         UserError: k is not a multiple of the pool size.
     """
+    _check_pool(k, pool)
+    return pool_tokens(select(scores_BTS, k // pool, start, pool=pool, pad=pad), pool, start)
+
+
+def pool_tokens(chosen_BTK: Tensor, pool: int, start: int = 0) -> Tensor:
+    """Positions of the tokens of chosen pools (-1: none), and behind them the tail that is in no complete pool yet.
+
+    Returns:
+        int64 [B, T, K * pool + pool - 1]: for each pool its tokens in order, then up to pool - 1 tokens of the tail.
+    """
+    B, T, K = chosen_BTK.shape
+    device = chosen_BTK.device
+    ends_T = torch.arange(start + 1, start + T + 1, device=device)
+    tail_TP = (ends_T // pool * pool)[:, None] + torch.arange(pool - 1, device=device)
+    tail_BTP = tail_TP.masked_fill(tail_TP >= ends_T[:, None], -1).expand(B, T, pool - 1)
+    tokens = chosen_BTK[..., None] * pool + torch.arange(pool, device=device)
+    tokens = tokens.masked_fill(chosen_BTK[..., None] < 0, -1).view(B, T, K * pool)
+    return torch.cat([tokens, tail_BTP], dim=-1)
+
+
+def chosen_pools(indices_BTK: Tensor, pool: int) -> Tensor:
+    """The pools that a selection of tokens was made of by `pool_tokens` [B, T, (K - pool + 1) // pool], -1 for none.
+
+    Raises:
+        UserError: tokens that are not whole pools followed by a tail.
+    """
+    whole = indices_BTK.shape[-1] - (pool - 1)
+    tokens = indices_BTK[..., : max(whole, 0)]
+    if whole < 0 or whole % pool:
+        raise UserError(f"selection: {indices_BTK.shape[-1]} places are not pools of {pool} tokens and a tail")
+    tokens = tokens.unflatten(-1, (whole // pool, pool))
+    first = tokens[..., :1]
+    want = torch.where(first < 0, -1, first + torch.arange(pool, device=tokens.device))
+    if bool(((first >= 0) & (first % pool != 0)).any()) or not torch.equal(tokens, want):
+        raise UserError(f"selection: its tokens are not whole pools of {pool}; it belongs to another model")
+    return torch.div(first[..., 0], pool, rounding_mode="floor")
+
+
+def _check_pool(k: int, pool: int) -> None:
     if pool < 1 or k < pool or k % pool:
         raise UserError(f"k: with pooled keys it must be a multiple of the pool size {pool}, got {k}")
-    B, T, S = scores_BTS.shape
-    device = scores_BTS.device
-    tail_T = torch.arange(start + 1, start + T + 1, device=device)
-    tail_TP = (tail_T // pool * pool)[:, None] + torch.arange(pool - 1, device=device)
-    tail_BTP = tail_TP.masked_fill(tail_TP >= tail_T[:, None], -1).expand(B, T, pool - 1)
-    if S == 0:
-        return tail_BTP.clone()
-    chosen = select(scores_BTS, k // pool, start, pool=pool)
-    tokens = chosen[..., None] * pool + torch.arange(pool, device=device)
-    tokens = tokens.masked_fill(chosen[..., None] < 0, -1).flatten(-2)
-    return torch.cat([tokens, tail_BTP], dim=-1)
 
 
 def index_sources(pattern: str) -> list[int | None]:
