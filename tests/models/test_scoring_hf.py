@@ -1,0 +1,83 @@
+"""Scores by Hugging Face models: equal to one pair at a time, with every kind of cache; the output head's hook."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from fairtrial.core.errors import UserError
+from fairtrial.models.hf.score import score_hf
+from fairtrial.models.model import ContextTooLongError, Pair
+from fairtrial.nn.tokenizer import Tokenizer
+
+TEXTS = [
+    "Question: How do I boil an egg?\nAnswer: Put it into boiling water for nine minutes.",
+    "Question: How do I dry a shirt?\nAnswer: Hang it in the sun and wait until it is dry.",
+    "The quick brown fox jumps over the lazy dog, and then it walks back home again.",
+]
+SHOTS = "\n\n".join(TEXTS[:2] * 4) + "\n\n"
+PAIRS = [
+    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Hang it in the sun."),
+    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Put it into boiling water."),
+    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait."),
+    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait. Then hang it in the sun."),
+    Pair(SHOTS, "The quick brown dog"),
+    Pair("Question:", " x"),
+    Pair("Question:", " y"),
+    Pair("", "The quick brown fox"),
+    Pair("The quick", "er brown fox"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    Tokenizer.train(TEXTS * 3, vocab_size=400).save(path)
+    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token="<|doc|>", eos_token="<|end|>")
+
+
+def small(**more):
+    return {
+        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 512,
+        "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **more,
+    }  # fmt: skip
+
+
+def models():
+    t = transformers
+    yield "llama", t.LlamaConfig(**small())
+    yield "gpt2", t.GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.2)
+    yield "gemma2", t.Gemma2Config(**small(), sliding_window=16, final_logit_softcapping=5.0)
+    yield "mistral", t.MistralConfig(**small(), sliding_window=16)
+
+
+MODELS = dict(models())
+
+
+def build(name):
+    torch.manual_seed(5)
+    return transformers.AutoModelForCausalLM.from_config(MODELS[name]).eval()
+
+
+def one_by_one(model, tokenizer, pairs):
+    out = []
+    for pair in pairs:
+        text = pair.context.rstrip()
+        context = tokenizer.encode(text) if text else [tokenizer.bos_token_id]
+        whole = tokenizer.encode(pair.context + pair.continuation)
+        rest = whole[len(context) :] if text else whole
+        with torch.no_grad():
+            logits = model(torch.tensor([[*context, *rest]])).logits[0].double()
+        logprobs = torch.log_softmax(logits, -1)[len(context) - 1 : -1]
+        out.append([float(row[token]) for row, token in zip(logprobs, rest, strict=True)])
+    return out
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("budget", [8192, 64])
+def test_equal_to_one_pair_at_a_time(name, budget, tokenizer):
+    model = build(name)
+    scores = score_hf(model, tokenizer, PAIRS, budget=budget)
+    for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
+        assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
