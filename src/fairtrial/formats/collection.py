@@ -4,6 +4,9 @@ imported/<name>/  collection.json      format, files with digests, settings, cou
                   trajectories.jsonl   fairtrial trajectories, one a line
                   problems.jsonl       what was rejected, left out, or survived with a flaw: file, line, reason, text
                   quality.json  quality.html
+
+A gateway's folder is a collection that grows: it has `sessions/` with a file of pieces for each trajectory
+(`store.growing`) in place of trajectories.jsonl, and its manifest holds no counts.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from fairtrial.core.errors import CorruptError, UserError
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.formats import source
 from fairtrial.formats.format import Row
+from fairtrial.store.growing import joined, pieces
 
 MANIFEST, TRAJECTORIES, PROBLEMS = "collection.json", "trajectories.jsonl", "problems.jsonl"
+SESSIONS = "sessions"
 
 
 class Collection:
@@ -47,6 +52,9 @@ class Collection:
 
     def rows(self) -> Iterator[Row]:
         """Every trajectory as a dict, streamed. Raises CorruptError where a line is damaged."""
+        if self._grows:
+            yield from (row for path in self._sessions() if (row := joined(pieces(path)[0])))
+            return
         for item in source.values(self.path / TRAJECTORIES, limit=1 << 40):
             if item.problem is not None:
                 raise CorruptError(f"{self.path / TRAJECTORIES}:{item.line}: {item.problem}")
@@ -54,6 +62,9 @@ class Collection:
 
     def get(self, id: str) -> Trajectory | None:
         """The trajectory of this id, or None."""
+        if self._grows:
+            row = next((row for row in self.rows() if row["id"] == id), None)
+            return None if row is None else Trajectory.model_validate(row)
         mark = orjson.dumps(id)
         with (self.path / TRAJECTORIES).open("rb") as lines:
             for line in lines:
@@ -62,4 +73,11 @@ class Collection:
         return None
 
     def __len__(self) -> int:
-        return self.manifest["trajectories"]
+        return len(self._sessions()) if self._grows else self.manifest["trajectories"]
+
+    @property
+    def _grows(self) -> bool:
+        return self.manifest.get("grows") is True
+
+    def _sessions(self) -> list[Path]:
+        return sorted((self.path / SESSIONS).glob("*.jsonl"))

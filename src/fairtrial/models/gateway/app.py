@@ -1,0 +1,85 @@
+"""The gateway's app: the server's, behind a layer that reads which session a request belongs to.
+
+A session is named by the header `X-Fairtrial-Session`, or by the path (base URL `http://HOST:PORT/s/NAME/v1`), for
+agents that cannot send headers; the path goes before the header. The answer's header of the same name says where the
+call was recorded (a stream that begins before its session is known has none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+
+from fairtrial.core.errors import UserError, one_line
+from fairtrial.core.ids import check_name
+from fairtrial.models.gateway.recorder import Failure
+from fairtrial.models.gateway.recording import ROUTE, Route
+from fairtrial.models.gateway.sessions import Sessions
+from fairtrial.models.serving.answers import error_body
+
+HEADER = b"x-fairtrial-session"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def with_sessions(server: App, sessions: Sessions) -> App:
+    """`server` (of a `Recording` model), told of each request's session."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await server(scope, receive, send)
+            return
+        try:
+            name, inner = _named(scope)
+        except UserError as error:
+            await _refuse(send, one_line(error))
+            return
+        route = Route(name)
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                _note(route, inner, message["status"], sessions)
+                if (session := route.session or route.name) is not None:
+                    headers = [*message.get("headers", ()), (HEADER, session.encode())]
+                    message = {**message, "headers": headers}
+            await send(message)
+
+        token = ROUTE.set(route)
+        try:
+            await server(inner, receive, sending)
+        finally:
+            ROUTE.reset(token)
+
+    return app
+
+
+def _named(scope: Scope) -> tuple[str | None, Scope]:
+    """The session that a request names, and the request as the server knows it. Raises UserError."""
+    path: str = scope["path"]
+    if path.startswith("/s/"):
+        name, slash, rest = path[3:].partition("/")
+        if not slash:
+            raise UserError("a session's address is /s/NAME/v1/...")
+        inner = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}
+        return check_name(name, "session"), inner
+    given = dict(scope["headers"]).get(HEADER)
+    return (None if given is None else check_name(given.decode("latin-1"), "session")), scope
+
+
+def _note(route: Route, scope: Scope, status: int, sessions: Sessions) -> None:
+    """Record that a call of a named session did not reach the model."""
+    asked = scope["method"] == "POST" and scope["path"].endswith("/completions")
+    if status >= 400 and asked and route.session is None and route.name is not None:
+        sessions.refused(route.name, Failure(f"http_{status}", f"the server answered {status} before asking the model"))
+
+
+async def _refuse(send: Send, message: str) -> None:
+    body = orjson.dumps(error_body(message, "invalid_request_error", "session"))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,102 @@
+"""The Model that records: it stands in front of any other model and is served like any other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from fairtrial.core.clock import Timer
+from fairtrial.core.errors import InfraError, UserError, one_line
+from fairtrial.models.gateway.recorder import Failure, asked
+from fairtrial.models.gateway.sessions import Sessions
+from fairtrial.models.model import (
+    ContextTooLongError,
+    Delta,
+    Feature,
+    Model,
+    Pair,
+    Reply,
+    Request,
+    Score,
+    UnsupportedError,
+)
+
+
+@dataclass(slots=True)
+class Route:
+    """Where a request's record goes."""
+
+    name: str | None
+    """As the agent named its session."""
+    session: str | None = None
+    """The session, once a call of the model has begun."""
+
+
+ROUTE: ContextVar[Route | None] = ContextVar("fairtrial gateway route", default=None)
+"""Of the request that this task works for; set by `app` before the server sees the request."""
+
+
+class Recording:
+    """A model whose calls are recorded in sessions."""
+
+    def __init__(self, model: Model, sessions: Sessions) -> None:
+        self._model, self._sessions = model, sessions
+        self.stopping = False
+        """The gateway is going down: calls that end without a reply were not hung up by their agent."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model behind."""
+        return self._model.name
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What the model behind can do."""
+        return self._model.features
+
+    @property
+    def context(self) -> int | None:
+        """Of the model behind."""
+        return self._model.context
+
+    async def generate(
+        self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
+    ) -> Reply:
+        """Ask the model behind, with the token ids of its earlier messages put back, and record what comes of it."""
+        route = ROUTE.get() or Route(None)
+        one = asked(request)
+        session = self._sessions.begin(route.name, one)
+        route.session = session.id
+        try:
+            continued = session.with_ids(one, self.name)
+            reply = await self._model.generate(continued, on_delta=on_delta, timer=timer)
+        except BaseException as error:
+            self._sessions.failed(session, one, self._failure(error))
+            raise
+        await self._sessions.answered(session, one, reply)
+        return reply
+
+    def _failure(self, error: BaseException) -> Failure:
+        if isinstance(error, asyncio.CancelledError):
+            if self.stopping:
+                return Failure("stopped", "the gateway was stopped before the reply was complete")
+            return Failure("hang_up", "the agent hung up before the reply was complete")
+        if isinstance(error, InfraError):
+            return Failure(error.cause, one_line(error))
+        if isinstance(error, ContextTooLongError):
+            return Failure("context", one_line(error))
+        if isinstance(error, UnsupportedError):
+            return Failure("unsupported", one_line(error))
+        return Failure("request" if isinstance(error, UserError) else "bug", one_line(error))
+
+    async def score(self, pairs: Sequence[Pair]) -> list[Score]:
+        """The scores of the model behind; nothing is recorded."""
+        return await self._model.score(pairs)
+
+    async def close(self) -> None:
+        """Close the model behind and free the folder."""
+        self.stopping = True
+        await self._model.close()
+        self._sessions.close()
