@@ -47,23 +47,36 @@ class Pool(nn.Module):
 
 
 @dataclass(slots=True)
-class Keys:
-    """What the indexer can choose between in one pass."""
+class Index:
+    """The indexer's view of one pass."""
 
-    new_BTI: Tensor
-    """Keys of the pass's tokens."""
-    held: Rows | None
-    """Keys, or pooled keys, of everything so far; None: no state, and no pools."""
-    pool: int
+    indexer: Indexer
+    q: Tensor | None
+    """Queries [B, T, J, I]; None where nothing is to be chosen or learned."""
+    k: Tensor
+    """Keys of the pass's tokens [B, T, I]."""
+    w: Tensor | None
+    """Weights of the heads [B, T, J]."""
+    after: LayerState
+    """What is remembered; without a state only what pools need."""
 
     def see(self, span: Span) -> Tensor:
-        """What the tokens of a span may choose from, up to the last of them: [B, S, I]."""
-        if self.pool == 1:
-            return span.see(self.new_BTI, self.held)
-        assert self.held is not None
-        end = span.end // self.pool
-        held = self.held.tensor() if span.sequence is None else self.held.sequence(span.sequence)[None]
-        return held[:, :end]
+        """What the tokens of a span may choose from, up to the last of them: keys or pooled keys [B, S, I]."""
+        held = self.after.get("index_keys")
+        if self.indexer.pool is None:
+            return span.see(self.k, None if held is None else rows_of(held))
+        rows = rows_of(held)
+        seen = rows.tensor() if span.sequence is None else rows.sequence(span.sequence)[None]
+        return seen[:, : span.end // self.indexer.pooled]
+
+    def choose(self, call: Call, span: Span) -> Tensor | None:
+        """Positions of the chosen tokens [B, T, K] (-1: none); None: all, or nothing is chosen in this stage."""
+        if call.stage in ("dense", "warmup") or self.q is None or self.w is None:
+            return None
+        if call.stage == "sparse" and call.record is None and self.indexer.takes_all(span.end):
+            return None
+        some = (span.batch, span.time)
+        return self.indexer.select(self.q[some], self.see(span), self.w[some], span.start)
 
 
 class Indexer(nn.Module):
@@ -88,22 +101,41 @@ class Indexer(nn.Module):
             state["index_tail"] = weight.new_zeros(batch, self.pooled - 1, 2 * self.width)
         return state
 
-    def keys(
-        self, x_BTD: Tensor, where_BT: Tensor, frequency: Tensor, call: Call, before: LayerState | None
-    ) -> tuple[Keys, LayerState]:
-        """Keys of the tokens behind those in memory, and what is remembered afterwards."""
-        x_BTD = x_BTD.detach()
-        k_BTI = self.k_norm(call.product(x_BTD, self.wk.weight))
-        k_BTI = turn(k_BTI, where_BT, self.layout, self.rotated, frequency, call)
-        if self.pool is None:
-            if before is None:
-                return Keys(k_BTI, None, 1), {}
-            held = rows_of(before["index_keys"]).append(k_BTI, call.lengths, call.packed)
-            return Keys(k_BTI, held, 1), {"index_keys": held}
-        both = torch.cat([k_BTI, call.product(x_BTD, self.pool.weight)], -1)
-        state = self.init_state(len(call.lengths)) if before is None else before
-        held, tail = self._append_pools(both, rows_of(state["index_keys"]), state["index_tail"], call)
-        return Keys(k_BTI, held, self.pooled), {"index_keys": held, "index_tail": tail}
+    def forward(
+        self,
+        x_BTD: Tensor,
+        query_BTQ: Tensor,
+        where_BT: Tensor,
+        frequency: Tensor,
+        call: Call,
+        before: LayerState | None,
+    ) -> Index:
+        """Keys behind those in memory, and queries where they decide or learn; `query_BTQ`: MLA's query latent or x."""
+        x_BTD, query_BTQ = x_BTD.detach(), query_BTQ.detach()
+        k = turn(self.k_norm(call.product(x_BTD, self.wk.weight)), where_BT, self.layout, self.rotated, frequency, call)
+        q = w = None
+        if self._asked(call):
+            q = call.product(query_BTQ, self.wq_b.weight).unflatten(-1, (self.heads, -1))
+            q = turn(q, where_BT, self.layout, self.rotated, frequency, call)
+            w = call.product(wide(x_BTD), wide(self.weights_proj.weight)) * self.heads**-0.5
+        after: LayerState = {}
+        if self.pool is not None:
+            both = torch.cat([k, call.product(x_BTD, self.pool.weight)], -1)
+            state = self.init_state(len(call.lengths)) if before is None else before
+            held, tail = self._append_pools(both, rows_of(state["index_keys"]), state["index_tail"], call)
+            after = {"index_keys": held, "index_tail": tail}
+        elif before is not None:
+            after = {"index_keys": rows_of(before["index_keys"]).append(k, call.lengths, call.packed)}
+        return Index(self, q, k, w, after)
+
+    def _asked(self, call: Call) -> bool:
+        """Whether queries are needed in this pass."""
+        if call.stage != "sparse":
+            return call.stage != "dense"
+        if call.replay is not None:
+            return False
+        ends = [start + length for start, length in zip(call.starts, call.lengths, strict=True)]
+        return call.record is not None or not self.takes_all(max(ends))
 
     def _append_pools(self, both: Tensor, held: Rows, tail: object, call: Call) -> tuple[Rows, Tensor]:
         """`both`: keys and gates [B, T, 2 I]; the tokens of each sequence's open pool end `tail` [N, P - 1, 2 I]."""
@@ -131,15 +163,6 @@ class Indexer(nn.Module):
         if exact:  # whole vectors, as in Call.smooth
             k, gate, bias = (functional.pad(x, (0, -self.width % VECTOR)) for x in (k, gate, bias))
         return pool_keys(k, gate, bias)[..., : self.width], longer[:, longer.shape[1] - tail.shape[1] :].clone()
-
-    def queries(
-        self, x_BTD: Tensor, query_BTQ: Tensor, where_BT: Tensor, frequency: Tensor, call: Call
-    ) -> tuple[Tensor, Tensor]:
-        """Queries [B, T, J, I] and weights of the heads [B, T, J]; `query_BTQ`: MLA's query latent, or x."""
-        x_BTD, query_BTQ = x_BTD.detach(), query_BTQ.detach()
-        q = call.product(query_BTQ, self.wq_b.weight).unflatten(-1, (self.heads, -1))
-        q = turn(q, where_BT, self.layout, self.rotated, frequency, call)
-        return q, call.product(wide(x_BTD), wide(self.weights_proj.weight)) * self.heads**-0.5
 
     def takes_all(self, end: int) -> bool:
         """Whether a query that sees `end` tokens would choose every one of them."""

@@ -8,14 +8,12 @@ V value width, J indexer heads, I indexer width, K chosen keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from fairtrial.nn.call import Call, Span
 from fairtrial.nn.config import ModelConfig
-from fairtrial.nn.index_layer import Indexer, Keys, replayed, rows_of, turn
+from fairtrial.nn.index_layer import Index, Indexer, replayed, rows_of, turn
 from fairtrial.nn.norm import Linear, RMSNorm
 from fairtrial.nn.ops.dsa import indexer_kl, selection_mask, sparse_attention
 from fairtrial.nn.ops.mla import (
@@ -73,10 +71,13 @@ class LatentLayer(nn.Module):
             after_rows = rows_of(before["latents"]).append(new_BTR, call.lengths, call.packed)
             after["latents"] = after_rows
         spans = list(call.spans())
-        view: _View | None = None
+        view: Index | None = None
         if self.indexer is not None and (before is not None or call.stage != "dense"):
-            view, kept = self._view(self.indexer, x_BTD, latent_BTQ, where, call, spans, before)
-            after |= kept if before is not None else {}
+            frequency = self._frequencies(self.indexer.rotated, x_BTD)
+            view = self.indexer(x_BTD, latent_BTQ, where, frequency, call, before)
+            assert view is not None
+            if before is not None:
+                after |= view.after
         replay = None
         if call.replay is not None and call.stage != "dense" and (view is not None or layer in call.replay):
             replay = replayed(call, layer, where)
@@ -103,25 +104,6 @@ class LatentLayer(nn.Module):
             if call.record is not None and known:
                 call.record[layer] = call.join(known)
         return call.product(call.join(out).flatten(-2), self.o_proj.weight), after
-
-    def _view(
-        self,
-        indexer: Indexer,
-        x_BTD: Tensor,
-        latent_BTQ: Tensor,
-        where_BT: Tensor,
-        call: Call,
-        spans: list[Span],
-        before: LayerState | None,
-    ) -> tuple[_View, LayerState]:
-        """The indexer's keys, and its queries where they decide or learn something."""
-        frequency = self._frequencies(indexer.rotated, x_BTD)
-        keys, kept = indexer.keys(x_BTD, where_BT, frequency, call, before)
-        asked = call.stage in ("warmup", "joint")
-        if call.stage == "sparse" and call.replay is None:
-            asked = call.record is not None or not all(indexer.takes_all(span.end) for span in spans)
-        queries = indexer.queries(x_BTD, latent_BTQ, where_BT, frequency, call) if asked else None
-        return _View(indexer, keys, queries), kept
 
     def _all(self, selection_BTK: Tensor | None, where_BT: Tensor, call: Call, span: Span) -> bool:
         """Whether every query attends to all that it sees: dense attention then gives the same, and is faster."""
@@ -165,7 +147,7 @@ class LatentLayer(nn.Module):
 
     def _learn(
         self,
-        view: _View,
+        view: Index,
         selection: Tensor | None,
         attention: tuple[Tensor, Tensor, Tensor],
         call: Call,
@@ -175,15 +157,15 @@ class LatentLayer(nn.Module):
         """Add this span's share of the indexer's loss to `call.aux`."""
         if call.stage not in ("warmup", "joint"):
             return
-        assert view.queries is not None
+        assert view.q is not None and view.w is not None
         some = (span.batch, span.time)
         q_BTHN, q_BTHP, rows_BSR = attention
         with torch.no_grad():
             w_HNC, _ = split_up_projection(self.kv_b_proj.weight, self.heads, self.nope)
             q_BTHR = absorb_queries(q_BTHN, q_BTHP, w_HNC)
         loss = indexer_kl(
-            view.queries[0][some], view.keys.see(span), view.queries[1][some], q_BTHR, rows_BSR, self.scale,
-            indices_BTK=selection if call.stage == "joint" else None, start=span.start, pool=view.keys.pool,
+            view.q[some], view.see(span), view.w[some], q_BTHR, rows_BSR, self.scale,
+            indices_BTK=selection if call.stage == "joint" else None, start=span.start, pool=view.indexer.pooled,
         )  # fmt: skip
         share = q_BTHN.shape[0] * q_BTHN.shape[1] / sum(call.lengths)
         call.aux.indexer_kl[layer] = call.aux.indexer_kl.get(layer, 0.0) + loss * share
@@ -205,22 +187,3 @@ class LatentLayer(nn.Module):
         else:
             context = sparse_attention(q_BTHR, rows_BSR, selection_BTK, self.scale, self.latent)
         return expand_context(context, w_HVC)
-
-
-@dataclass(slots=True)
-class _View:
-    """The indexer's view of one pass."""
-
-    indexer: Indexer
-    keys: Keys
-    queries: tuple[Tensor, Tensor] | None
-    """Queries [B, T, J, I] and weights [B, T, J]; None where nothing is to be chosen or learned."""
-
-    def choose(self, call: Call, span: Span) -> Tensor | None:
-        """Positions of the chosen tokens [B, T, K] (-1: none); None: all, or nothing is chosen in this stage."""
-        if call.stage in ("dense", "warmup") or self.queries is None:
-            return None
-        if call.stage == "sparse" and call.record is None and self.indexer.takes_all(span.end):
-            return None
-        some = (span.batch, span.time)
-        return self.indexer.select(self.queries[0][some], self.keys.see(span), self.queries[1][some], span.start)
