@@ -28,6 +28,15 @@ def test_better_names_both_sides_the_size_the_interval_and_p():
     assert verdict.tasks_to_decide is None
 
 
+def test_families_are_named_where_they_are_the_units():
+    differences = [0.4, 0.3, 0.2, 0.5] * 3
+    control = {f"t{i:03d}": [0.0] for i in range(12)}
+    arm = {f"t{i:03d}": [d] for i, d in enumerate(differences)}
+    family = {task: f"draw {int(task[1:]) % 4}" for task in control}
+    verdict = decide(paired_effect(control, arm, clusters=family, rng=0), arm="fold", control="append")
+    assert "12 tasks in 4 families" in verdict.sentence
+
+
 def test_worse_and_scores_where_less_is_more():
     effect = effect_of([-d for d in CLEAR], base=0.6)
     assert decide(effect).word == "worse"

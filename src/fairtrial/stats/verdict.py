@@ -89,7 +89,10 @@ def _sentence(
     arm, control = names
     scale, unit = (100.0, " points") if effect.bounded else (1.0, "")
     size = f"{effect.estimate * scale:+.{_digits(scale)}}{unit}"
-    facts = f"{_interval(effect, scale)}, {show_p(p)}, {effect.n_tasks} task{'s' * (effect.n_tasks != 1)}"
+    units = f"{effect.n_tasks} task{'s' * (effect.n_tasks != 1)}"
+    if effect.families is not None:
+        units += f" in {effect.n_clusters} famil{'ies' if effect.n_clusters != 1 else 'y'}"
+    facts = f"{_interval(effect, scale)}, {show_p(p)}, {units}"
     if word in ("better", "worse"):
         text = f"{arm} is {word} than {control}: {size} ({facts})."
     elif word == "equivalent":

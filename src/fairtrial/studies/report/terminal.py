@@ -32,8 +32,7 @@ def print_result(result: StudyResult, page: Path | None) -> None:
         console.print(Text.assemble((f"{effect.verdict.upper():<12}", _STYLE[effect.verdict]), effect.sentence))
     console.print()
     console.print(_effects(result))
-    names = dict.fromkeys(effect.ci_method for effect in result.effects)
-    methods = [method(name) for name in names if name not in ("", "constant")]
+    methods = list(dict.fromkeys(method(e) for e in result.effects if e.ci_method not in ("", "constant")))
     if methods:
         console.print(Text(f"Intervals: {'; '.join(methods)}.", style="dim"))
     console.print()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairtrial.studies.result import StudyResult
+from fairtrial.studies.result import EffectResult, StudyResult
 
 
 def promise(result: StudyResult) -> str:
@@ -21,9 +21,10 @@ _METHODS = {
 }
 
 
-def method(name: str) -> str:
-    """How an interval was made."""
-    return _METHODS.get(name, name)
+def method(effect: EffectResult) -> str:
+    """How an effect's interval was made."""
+    text = _METHODS.get(effect.ci_method, effect.ci_method)
+    return text if effect.clusters is None else text.replace("tasks", "families of tasks")
 
 
 def number(value: float | None) -> str:
