@@ -56,11 +56,13 @@ class Chunks:
         self._envelope = _envelope(asked, ident, created, model, object_)
         self._text = self._reasoning = self._ids = self._offset = 0
 
-    def delta(self, piece: Delta) -> dict[str, Any]:
-        """The chunk of one piece."""
+    def delta(self, piece: Delta) -> dict[str, Any] | None:
+        """The chunk of one piece; None for a piece of which nothing is to be told (the tokens of a tool call)."""
         self._text += len(piece.text)
         self._reasoning += len(piece.reasoning)
         self._ids += len(piece.token_ids)
+        if not (piece.text or piece.reasoning or self._asked.token_ids or self._asked.logprobs):
+            return None
         chunk = self._chunk(self._words(piece.text, piece.reasoning))
         self._tokens(chunk["choices"][0], piece.token_ids, piece.logprobs, piece.token_bytes)
         self._offset = self._text
