@@ -84,7 +84,9 @@ class ForwardBatch:
 
 def decode_batch(model: Model, slots: int, *, exact: bool = False) -> DecodeBatch:
     """The leanest batch that this model can have, for at most `slots` sequences."""
-    return ForwardBatch(model, exact=exact)
+    from fairtrial.nn.decode_fast import FastBatch, supported
+
+    return FastBatch(model, slots) if supported(model) and not exact else ForwardBatch(model, exact=exact)
 
 
 def read(model: Model, ids: Sequence[int], state: State, *, exact: bool = False) -> tuple[Tensor, State]:
