@@ -20,7 +20,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.models.gateway.messages import items_of, key
 from fairtrial.models.gateway.recorder import prompt_of
-from fairtrial.models.gateway.recording import ROUTE, Recording, Route
+from fairtrial.models.gateway.recording import Recording, Route
 from fairtrial.models.gateway.sessions import Sessions, trajectory_of
 from fairtrial.models.model import Message, Reply, Request
 from fairtrial.models.scripted import Script, ScriptedModel
@@ -38,20 +38,18 @@ def scripted(*replies: Any, clock: Any = None, **settings_: Any) -> ScriptedMode
 
 
 class Bench:
-    """A recording model over a folder, called as the server calls it."""
+    """A recorded model over a folder, called as the server calls it."""
 
-    def __init__(self, folder: Path, model: Any) -> None:
-        self.folder = folder
-        self.sessions = Sessions(folder, VirtualClock(), Redactor({}))
-        self.model = Recording(model, self.sessions)
+    def __init__(self, folder: Path, model: Any, redactor: Redactor | None = None) -> None:
+        self.folder, self.model = folder, model
+        self.sessions = Sessions(folder, VirtualClock(), redactor or Redactor({}))
 
-    async def ask(self, messages: list[Message], session: str | None = None, **fields: Any) -> tuple[Reply, str]:
-        route = Route(session)
-        token = ROUTE.set(route)
-        try:
-            reply = await self.model.generate(Request(messages=tuple(messages), **fields))
-        finally:
-            ROUTE.reset(token)
+    async def ask(
+        self, messages: list[Message], session: str | None = None, route: Route | None = None, **fields: Any
+    ) -> tuple[Reply, str]:
+        route = route or Route(session)
+        model = Recording(self.model, self.sessions, route)
+        reply = await model.generate(Request(messages=tuple(messages), **fields))
         assert route.session is not None
         return reply, route.session
 
@@ -190,9 +188,10 @@ def test_a_cancelled_call_is_a_hang_up_unless_the_gateway_stops(tmp_path: Path) 
 
     async def main() -> None:
         for session in ("left", "stopped"):
-            task = asyncio.create_task(bench.ask([say("user", "u")], session))
+            route = Route(session)
+            task = asyncio.create_task(bench.ask([say("user", "u")], route=route))
             await asyncio.sleep(0)
-            bench.model.stopping = session == "stopped"
+            route.gone = session == "left"
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -255,7 +254,7 @@ def test_a_gateway_started_again_goes_on_with_old_sessions_and_starts_new_ones(t
             assert before.model_calls[1].prompt is not None and before.model_calls[1].prompt.base == 0
             _, fresh = await bench.ask([say("user", "something else")])
             names.append(fresh)
-        await bench.model.close()
+        bench.sessions.close()
 
     names: list[str] = []
     asyncio.run(once(names, True))
@@ -279,8 +278,7 @@ def test_a_folder_is_used_by_one_gateway_and_never_taken_from_somebody_else(tmp_
 
 
 def test_secrets_do_not_reach_the_disk_and_the_session_goes_on(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "out", scripted("a", "b"))
-    bench.sessions._redactor = Redactor({"MY_API_KEY": "open-sesame-123"})
+    bench = Bench(tmp_path / "out", scripted("a", "b"), Redactor({"MY_API_KEY": "open-sesame-123"}))
 
     async def main() -> None:
         messages = [say("user", "the key is open-sesame-123")]
@@ -297,19 +295,19 @@ def test_a_kill_loses_at_most_the_call_in_flight(tmp_path: Path) -> None:
 import asyncio, os, signal, sys
 from pathlib import Path
 from fairtrial.core.clock import SystemClock
-from fairtrial.models.gateway.recording import Recording
+from fairtrial.models.gateway.recording import Recording, Route
 from fairtrial.models.gateway.sessions import Sessions
 from fairtrial.models.model import Message, Request
 from fairtrial.models.scripted import Script, ScriptedModel
 async def main():
-    model = Recording(ScriptedModel(Script(replies=("a", "b", "c")), SystemClock()),
-                      Sessions(Path(sys.argv[1]), SystemClock()))
+    model = ScriptedModel(Script(replies=("a", "b", "c")), SystemClock())
+    sessions = Sessions(Path(sys.argv[1]), SystemClock())
     messages = (Message(role="user", content="u"),)
     for turn in range(2):
-        reply = await model.generate(Request(messages=messages))
+        reply = await Recording(model, sessions, Route()).generate(Request(messages=messages))
         messages = (*messages, reply.message, Message(role="user", content=f"next {turn}"))
     asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGKILL)
-    await model.generate(Request(messages=messages))
+    await Recording(model, sessions, Route()).generate(Request(messages=messages))
 asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, check=False)

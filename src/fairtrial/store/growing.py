@@ -1,4 +1,4 @@
-"""A trajectory that is written while it happens: a file of pieces, one JSON object a line, appended and never rewritten.
+"""A trajectory that is written while it happens: a file of pieces, one JSON object a line, only ever appended to.
 
 Joined, the pieces are the trajectory: lists (content, model_calls, tools, those inside extra) follow one another,
 objects are merged, and of anything else the first one stays. A process that dies leaves at most a last line that is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -56,12 +56,12 @@ def pieces(path: Path) -> tuple[list[Piece], int]:
             if not line.endswith(b"\n"):
                 break
             try:
-                piece = orjson.loads(line)
+                piece: Any = orjson.loads(line)
             except ValueError as error:
                 raise CorruptError(f"{path}:{number}: not valid JSON: {error}") from None
             if not isinstance(piece, dict):
                 raise CorruptError(f"{path}:{number}: not a piece of a trajectory")
-            found.append(piece)
+            found.append(cast("Piece", piece))
             size += len(line)
     return found, size
 
@@ -83,12 +83,9 @@ def joined(parts: Iterable[Piece]) -> Piece:
 
 def _merge(into: Piece, part: Piece) -> None:
     for key, value in part.items():
-        held = into.get(key)
-        if isinstance(held, list) and isinstance(value, list):
-            held += value
-        elif isinstance(held, dict) and isinstance(value, dict):
-            _merge(held, value)
-        elif key not in into and isinstance(value, dict):
-            _merge(into.setdefault(key, {}), value)
-        elif key not in into:
-            into[key] = list(value) if isinstance(value, list) else value
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), cast("Piece", value))
+        elif isinstance(value, list):
+            into.setdefault(key, []).extend(cast("list[Any]", value))
+        else:
+            into.setdefault(key, value)

@@ -11,15 +11,21 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
+from starlette.requests import HTTPConnection
 
+from fairtrial.core.clock import Clock
 from fairtrial.core.errors import UserError, one_line
 from fairtrial.core.ids import check_name
 from fairtrial.models.gateway.recorder import Failure
-from fairtrial.models.gateway.recording import ROUTE, Route
+from fairtrial.models.gateway.recording import Recording, Route
 from fairtrial.models.gateway.sessions import Sessions
+from fairtrial.models.model import Model
 from fairtrial.models.serving.answers import error_body
+from fairtrial.models.serving.server import Service, Serving, api_routes, application, status_routes
 
 HEADER = b"x-fairtrial-session"
+_ROUTE = "fairtrial.route"
+"""Where a request's `Route` is in its scope."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,8 +33,18 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def with_sessions(server: App, sessions: Sessions) -> App:
-    """`server` (of a `Recording` model), told of each request's session."""
+def build(model: Model, sessions: Sessions, serving: Serving, clock: Clock) -> App:
+    """The gateway of one model, as an ASGI application."""
+
+    def recording(connection: HTTPConnection) -> Model:
+        return Recording(model, sessions, connection.scope[_ROUTE])
+
+    service = Service(model, serving, clock, recording)
+    return _with_sessions(application([*api_routes(service), *status_routes(service)]), sessions)
+
+
+def _with_sessions(server: App, sessions: Sessions) -> App:
+    """`server`, told of each request's session."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +57,11 @@ def with_sessions(server: App, sessions: Sessions) -> App:
             return
         route = Route(name)
 
+        async def receiving() -> MutableMapping[str, Any]:
+            message = await receive()
+            route.gone = route.gone or message["type"] == "http.disconnect"
+            return message
+
         async def sending(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 _note(route, inner, message["status"], sessions)
@@ -49,11 +70,7 @@ def with_sessions(server: App, sessions: Sessions) -> App:
                     message = {**message, "headers": headers}
             await send(message)
 
-        token = ROUTE.set(route)
-        try:
-            await server(inner, receive, sending)
-        finally:
-            ROUTE.reset(token)
+        await server({**inner, _ROUTE: route}, receiving, sending)
 
     return app
 

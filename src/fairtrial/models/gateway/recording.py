@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from fairtrial.core.clock import Timer
@@ -26,25 +25,21 @@ from fairtrial.models.model import (
 
 @dataclass(slots=True)
 class Route:
-    """Where a request's record goes."""
+    """Where one request's record goes, and what is known of its agent."""
 
-    name: str | None
+    name: str | None = None
     """As the agent named its session."""
     session: str | None = None
     """The session, once a call of the model has begun."""
-
-
-ROUTE: ContextVar[Route | None] = ContextVar("fairtrial gateway route", default=None)
-"""Of the request that this task works for; set by `app` before the server sees the request."""
+    gone: bool = False
+    """The agent closed the connection."""
 
 
 class Recording:
-    """A model whose calls are recorded in sessions."""
+    """A model whose calls, those of one request, are recorded."""
 
-    def __init__(self, model: Model, sessions: Sessions) -> None:
-        self._model, self._sessions = model, sessions
-        self.stopping = False
-        """The gateway is going down: calls that end without a reply were not hung up by their agent."""
+    def __init__(self, model: Model, sessions: Sessions, route: Route) -> None:
+        self._model, self._sessions, self._route = model, sessions, route
 
     @property
     def name(self) -> str:
@@ -65,10 +60,9 @@ class Recording:
         self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
     ) -> Reply:
         """Ask the model behind, with the token ids of its earlier messages put back, and record what comes of it."""
-        route = ROUTE.get() or Route(None)
         one = asked(request)
-        session = self._sessions.begin(route.name, one)
-        route.session = session.id
+        session = self._sessions.begin(self._route.name, one)
+        self._route.session = session.id
         try:
             continued = session.with_ids(one, self.name)
             reply = await self._model.generate(continued, on_delta=on_delta, timer=timer)
@@ -80,9 +74,9 @@ class Recording:
 
     def _failure(self, error: BaseException) -> Failure:
         if isinstance(error, asyncio.CancelledError):
-            if self.stopping:
-                return Failure("stopped", "the gateway was stopped before the reply was complete")
-            return Failure("hang_up", "the agent hung up before the reply was complete")
+            if self._route.gone:
+                return Failure("hang_up", "the agent hung up before the reply was complete")
+            return Failure("stopped", "the gateway was stopped before the reply was complete")
         if isinstance(error, InfraError):
             return Failure(error.cause, one_line(error))
         if isinstance(error, ContextTooLongError):
@@ -96,7 +90,4 @@ class Recording:
         return await self._model.score(pairs)
 
     async def close(self) -> None:
-        """Close the model behind and free the folder."""
-        self.stopping = True
-        await self._model.close()
-        self._sessions.close()
+        """Nothing: the model behind serves other requests."""

@@ -39,7 +39,7 @@ class Sessions:
     """The sessions of one folder. For one event loop."""
 
     def __init__(self, folder: Path, clock: Clock, redactor: Redactor | None = None) -> None:
-        """Open or make the folder. Raises UserError where it holds something else, LockedError while another uses it."""
+        """Open or make the folder. Raises UserError where it holds something else, LockedError while it is in use."""
         self.folder, self._clock, self._redactor = folder, clock, redactor or Redactor()
         _claim_folder(folder)
         self._lock = Lock(folder / "lock")
