@@ -41,7 +41,7 @@ def test_a_lean_step_gives_the_logits_of_the_forward_pass_while_sequences_join_a
         for step in range(70):
             if len(alone) < 5 and (not alone or rng.random() < 0.3):
                 length = rng.choice([1, 2, 9, 33, 70 + step])
-                _, state = read(model, [rng.randrange(97) for _ in range(length)], model.init_state())
+                (state,) = read(model, [([rng.randrange(97) for _ in range(length)], model.init_state())])
                 batch.join(state)
                 one = ForwardBatch(model)
                 one.join(state)
@@ -69,8 +69,7 @@ def test_a_cache_grows_and_is_pushed_together_without_a_change():
     model = model_of("FW")
     batch, one = FastBatch(model, 3), ForwardBatch(model)
     with torch.inference_mode():
-        _, long = read(model, [1] * 200, model.init_state())
-        _, short = read(model, [2] * 3, model.init_state())
+        long, short = read(model, [([1] * 200, model.init_state()), ([2] * 3, model.init_state())])
         batch.join(long)
         batch.join(short)
         one.join(short)
@@ -85,9 +84,13 @@ def test_a_cache_grows_and_is_pushed_together_without_a_change():
 
 def test_an_exact_batch_gives_the_same_bits_as_each_sequence_alone():
     model = model_of("KWM")
-    states = [read(model, list(range(1, 2 + 5 * i)), model.init_state(), exact=True)[1] for i in range(4)]
+    prompts = [list(range(1, 2 + 5 * i)) for i in range(4)]
+    states = read(model, [(ids, model.init_state()) for ids in prompts], exact=True)
     batch = decode_batch(model, 4, exact=True)
     alone = [ForwardBatch(model, exact=True) for _ in states]
+    for ids, state in zip(prompts, states, strict=True):
+        (single,) = read(model, [(ids, model.init_state())], exact=True)
+        assert all(torch.equal(state.snapshot()[name], tensor) for name, tensor in single.snapshot().items())
     with torch.inference_mode():
         for state, one in zip(states, alone, strict=True):
             batch.join(state)
@@ -106,18 +109,18 @@ def test_sparse_attention_decodes_by_the_forward_pass():
     batch = decode_batch(model, 2)
     assert isinstance(batch, ForwardBatch)
     with torch.inference_mode():
-        _, state = read(model, [1, 2, 3, 4, 5, 6, 7], model.init_state())
+        (state,) = read(model, [([1, 2, 3, 4, 5, 6, 7], model.init_state())])
         batch.join(state)
         batch.join(state)
         logits = batch.step([8, 8])
-        wanted, _ = read(model, [8], state)
+        wanted = model(torch.tensor([[8]]), state).logits[0, 0]
     assert torch.allclose(logits[0], wanted, atol=1e-5)
     assert torch.allclose(logits[1], wanted, atol=1e-5)
 
 
 def test_states_of_different_lengths_are_joined_in_order():
     model = model_of("KW")
-    states = [read(model, ids, model.init_state())[1] for ids in ([1, 2, 3], [4] * 20)]
+    states = [model(torch.tensor([ids]), model.init_state()).state for ids in ([1, 2, 3], [4] * 20)]
     both = joined(states)
     assert both.positions == [3, 20]
     for index, state in enumerate(states):

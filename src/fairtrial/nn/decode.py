@@ -8,17 +8,15 @@ Legend: N sequences in the batch, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fairtrial.nn.call import make_call
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import LayerState, Rows, State
-
-PIECE = 512
-"""Tokens that a prompt is read in at a time."""
-
 
 class DecodeBatch(Protocol):
     """Sequences 0..rows-1 that decode together. One thread."""
@@ -89,15 +87,26 @@ def decode_batch(model: Model, slots: int, *, exact: bool = False) -> DecodeBatc
     return FastBatch(model, slots) if supported(model) and not exact else ForwardBatch(model, exact=exact)
 
 
-def read(model: Model, ids: Sequence[int], state: State, *, exact: bool = False) -> tuple[Tensor, State]:
-    """Read tokens behind one sequence's state: the logits [V] of the last one, fp32, and the next state."""
-    logits: Tensor | None = None
-    for start in range(0, len(ids), PIECE):
-        out = model(torch.tensor([ids[start : start + PIECE]]), state, exact=exact)
-        assert out.state is not None
-        logits, state = out.logits[0, -1], out.state
-    assert logits is not None
-    return logits.float().clone(), state
+def read(model: Model, pieces: Sequence[tuple[Sequence[int], State]], *, exact: bool = False) -> list[State]:
+    """Read tokens behind states of one sequence each, all in one pass and without logits: the next states.
+
+    Give at least one token for each.
+    """
+    lengths = [len(ids) for ids, _ in pieces]
+    before = joined([state for _, state in pieces])
+    if len(set(lengths)) == 1:
+        tokens_BT, borders = torch.tensor([list(ids) for ids, _ in pieces]), None
+    else:
+        tokens_BT = torch.tensor([[index for ids, _ in pieces for index in ids]])
+        borders = torch.tensor([0, *accumulate(lengths)])
+    call = make_call(tokens_BT.shape, borders, before.positions)
+    call.exact = exact
+    x_BTD, memory = model.model.embed_tokens.weight[tokens_BT], []
+    for index, block in enumerate(model.blocks[: model.config.layers]):
+        x_BTD, after = block(x_BTD, call, index, before.layers[index])
+        memory.append(after)
+    state = State(memory, [start + length for start, length in zip(call.starts, call.lengths, strict=True)])
+    return [state] if len(pieces) == 1 else [state.select([row]) for row in range(len(pieces))]
 
 
 def joined(states: Sequence[State]) -> State:

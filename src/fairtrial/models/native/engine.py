@@ -8,6 +8,7 @@ before. Nothing of a request is kept in anything that another one reads, but for
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from collections import deque
@@ -18,12 +19,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fairtrial.core.errors import UserError
 from fairtrial.models.model import Delta
 from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.prefix import Prefixes
 from fairtrial.models.native.sampling import Draw, draw
 from fairtrial.models.native.text import Text
-from fairtrial.nn.decode import PIECE, DecodeBatch, decode_batch, read
+from fairtrial.nn.decode import DecodeBatch, decode_batch, read
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import State
 from fairtrial.nn.tokenizer import Tokenizer
@@ -31,6 +33,8 @@ from fairtrial.nn.tokenizer import Tokenizer
 T = TypeVar("T")
 WORTH_KEEPING = 16
 """Tokens from which a prefix's state is kept."""
+PIECE = 512
+"""Tokens of prompts that are read between two steps."""
 
 
 @dataclass(eq=False, slots=True)
@@ -90,7 +94,8 @@ class Engine:
         """`slots`: sequences that decode together; more requests wait. `prefix_bytes`: for states of prefixes."""
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self._exact, self._threads = exact, threads
-        self._known = torch.arange(model.config.vocab) < tokenizer.vocab_size
+        extra = model.config.vocab > tokenizer.vocab_size
+        self._unknown = torch.arange(model.config.vocab) >= tokenizer.vocab_size if extra else None
         self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._reading: deque[Job] = deque()
@@ -225,35 +230,42 @@ class Engine:
         return state
 
     def _read(self) -> None:
-        """One piece of the prompt of the request that waits longest."""
-        job = self._reading[0]
-        if job.state is None:
-            job.state = self._begin(job)
-        stop = next((point for point in job.borders if point > job.at), len(job.prompt))
-        stop = min(stop, job.at + PIECE)
-        try:
-            logits_V, job.state = read(self.model, job.prompt[job.at : stop], job.state, exact=self._exact)
-            job.at = stop
-            if stop in job.borders:
-                self.prefixes.keep(job.prompt[:stop], job.state.clone())
-            if stop < len(job.prompt):
-                return
-            tokens, logprobs = self._draw(logits_V[None], [job])
-        except Exception as error:  # noqa: BLE001 - this request's alone
-            self._reading.popleft()
-            self._finish(job, error)
-            return
-        self._reading.popleft()
-        if self._took(job, tokens[0], logprobs[0]):
-            self._finish(job)
-            return
-        self._batch.join(job.state)
-        job.state = None
-        self._running.append(job)
+        """One pass over the next pieces of the prompts that wait longest; the last token is left to the first step."""
+        pieces: list[tuple[list[int], State]] = []
+        jobs: list[Job] = []
+        room = PIECE
+        for job in self._reading:
+            if job.state is None:
+                job.state = self._begin(job)
+            last = len(job.prompt) - 1
+            stop = min(next((point for point in job.borders if point > job.at), last), last, job.at + room)
+            if stop > job.at:
+                pieces.append((job.prompt[job.at : stop], job.state))
+                jobs.append(job)
+                room -= stop - job.at
+            if room == 0 or job.borders and self._shares(job):
+                break
+        if pieces:
+            for job, (ids, _), state in zip(jobs, pieces, read(self.model, pieces, exact=self._exact), strict=True):
+                job.state, job.at = state, job.at + len(ids)
+                if job.at in job.borders:
+                    self.prefixes.keep(job.prompt[: job.at], state.clone())
+        for job in [job for job in self._reading if job.state is not None and job.at == len(job.prompt) - 1]:
+            assert job.state is not None
+            self._reading.remove(job)
+            self._batch.join(job.state)
+            job.state = None
+            self._running.append(job)
+
+    def _shares(self, job: Job) -> bool:
+        """Whether the next request begins like this one, so that it had better wait for this one's state."""
+        place = self._reading.index(job) + 1
+        border = next((point for point in job.borders if point > job.at), 0)
+        return place < len(self._reading) and border > 0 and self._reading[place].prompt[:border] == job.prompt[:border]
 
     def _step(self) -> None:
         """One token for every running request."""
-        logits_NV = self._batch.step([job.ids[-1] for job in self._running])
+        logits_NV = self._batch.step([job.ids[-1] if job.ids else job.prompt[-1] for job in self._running])
         tokens, logprobs = self._draw(logits_NV, self._running)
         over: list[int] = []
         for row, job in enumerate(self._running):
@@ -267,16 +279,15 @@ class Engine:
             self._finish(job, job.error)
 
     def _draw(self, logits_NV: Tensor, jobs: list[Job]) -> tuple[list[int], list[float]]:
-        if not bool(torch.isfinite(logits_NV).all()):
+        if not math.isfinite(float(logits_NV.sum())):
             raise ValueError("the model's logits are not finite: its weights are damaged")
-        logits_NV.masked_fill_(~self._known, -torch.inf)
+        if self._unknown is not None:
+            logits_NV.masked_fill_(self._unknown, -torch.inf)
         allowed: list[Tensor | None] = []
         for job in jobs:
             try:
                 allowed.append(None if job.matcher is None else job.matcher.allowed())
-            except Exception as error:  # noqa: BLE001 - this request's alone
-                if len(jobs) == 1 and job.ids == []:
-                    raise
+            except UserError as error:  # this request's alone
                 job.error = error
                 allowed.append(None)
         return draw(logits_NV, [job.draw for job in jobs], allowed)

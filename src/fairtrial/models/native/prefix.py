@@ -28,7 +28,7 @@ class Prefixes:
         return len(self._kept)
 
     def find(self, ids: Sequence[int]) -> State | None:
-        """The state after the longest kept prefix of `ids` that leaves at least one id to read. Do not change it."""
+        """The state after the longest kept prefix of `ids` that leaves at least one id to read."""
         whole = key(ids)
         for length in sorted(self._lengths, reverse=True):
             if length < len(ids):
