@@ -1,0 +1,353 @@
+"""Decoding of transformers' models: one worker thread that does all torch work, and an asyncio front.
+
+Our own loop over `model(...)` with its cache, not `model.generate`. A request joins between two steps and leaves when
+it is finished or when its task is cancelled. Exact, each request is computed on its own, so that a reply depends on its
+request alone, bitwise; else those that run are one batch, padded at the left, and rounding depends on the company.
+Legend: B batch, T time, S cached tokens, V vocabulary, N running requests.
+"""
+# ruff: noqa: N803, N806 - tensors carry their axes in their names
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fairtrial.core.errors import UserError
+from fairtrial.models.hf.reply import Growing
+from fairtrial.models.model import Delta, Finish
+from fairtrial.models.native.grammar import Matcher
+from fairtrial.models.native.sampling import Draw, draw
+
+T = TypeVar("T")
+PIECE = 1024
+"""Tokens of a prompt that are read at once; between pieces others take a step, and a cancelled one leaves."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request in the engine."""
+
+    prompt: list[int]
+    draw: Draw
+    most: int | None
+    """Tokens to sample at most; None: until an end mark."""
+    ends: frozenset[int]
+    growing: Growing
+    matcher: Matcher | None = None
+    on_delta: Callable[[Delta], None] | None = None
+    ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    finish: Finish = "stop"
+    cancelled: bool = False
+    loop: asyncio.AbstractEventLoop | None = None
+    done: asyncio.Future[Any] | None = None
+    cache: Any = None
+    """Of this request alone; None while it is part of the batch's."""
+    at: int = 0
+    """Tokens in the cache."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """A function to run on the worker."""
+
+    run: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Any]
+
+
+class Engine:
+    """Owns a model. `submit` and `run` may be called from any event loop."""
+
+    def __init__(self, model: Any, *, vocab: int, slots: int, threads: int | None, exact: bool) -> None:
+        """`vocab`: ids that exist; `slots`: requests that run at once, more of them wait; `threads`: of torch."""
+        self.model, self.slots = model, slots
+        self._vocab, self._threads, self._exact = vocab, threads, exact
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._known = frozenset(inspect.signature(base.forward).parameters)
+        self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._reading: deque[Job] = deque()
+        self._running: list[Job] = []
+        plain = _plain(model.config)
+        self._pieces = plain  # a recurrent state may be lost when more than one token follows it
+        self._batch = Batch() if plain and not exact and "position_ids" in self._known else None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="fairtrial-hf", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot now."""
+        return len(self._running) + len(self._reading)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot yet."""
+        return len(self._waiting) + self._inbox.qsize()
+
+    async def submit(self, job: Job) -> None:
+        """Return when the job is done; cancelling frees its slot before the next step. Raises what went wrong."""
+        self._open()
+        job.loop = asyncio.get_running_loop()
+        job.done = job.loop.create_future()
+        self._inbox.put(job)
+        try:
+            await job.done
+        finally:
+            job.cancelled = True
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a function on the worker, between two steps: no two things use the model at once."""
+        self._open()
+        loop = asyncio.get_running_loop()
+        task = _Task(function, loop, loop.create_future())
+        self._inbox.put(task)
+        return await task.done
+
+    async def close(self) -> None:
+        """Stop; what is running fails."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the model was closed")
+
+    # ---- on the worker ----
+
+    def _work(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        while not self._closed:
+            self._take()
+            try:
+                with torch.no_grad():  # not inference mode: hooks may read activations that gradients go through later
+                    self._drop_cancelled()
+                    while self._waiting and self.running < self.slots:
+                        self._reading.append(self._waiting.popleft())
+                    if self._reading:
+                        self._read(self._reading[0])
+                    if self._running:
+                        self._step()
+            except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
+                self._fail_all(error)
+        self._fail_all(RuntimeError("the model was closed"))
+
+    def _take(self) -> None:
+        """Take in what arrived; wait where there is nothing else to do."""
+        while True:
+            idle = not (self._running or self._reading or self._waiting)
+            try:
+                item = self._inbox.get(block=idle)
+            except queue.Empty:
+                return
+            if item is None:
+                return
+            if isinstance(item, Job):
+                self._waiting.append(item)
+            else:
+                self._call(item)
+
+    def _call(self, task: _Task) -> None:
+        try:
+            result = task.run()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            _post(task.loop, _settle, task.done, None, error)
+        else:
+            _post(task.loop, _settle, task.done, result, None)
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        self._reading = deque(job for job in self._reading if not job.cancelled)
+        self._keep([job for job in self._running if not job.cancelled])
+
+    def _keep(self, jobs: list[Job]) -> None:
+        """Go on with these of the running requests."""
+        if len(jobs) == len(self._running):
+            return
+        if self._batch is not None:
+            self._batch.keep([row for row, job in enumerate(self._running) if job in jobs])
+        self._running = jobs
+
+    def _read(self, job: Job) -> None:
+        """One piece of a prompt; after the last one the first token is drawn and the request joins the others."""
+        try:
+            piece = job.prompt[job.at : job.at + PIECE] if self._pieces else job.prompt
+            logits_V = self._forward(job, piece)
+            if job.at < len(job.prompt):
+                self._reading.rotate(-1)
+                return
+            token, logprob = self._draw(logits_V[None], job)
+            self._reading.remove(job)
+            if self._took(job, token, logprob):
+                self._finish(job)
+                return
+            if self._batch is not None:
+                self._batch.join(job.cache, job.at)
+                job.cache = None
+            self._running.append(job)
+        except Exception as error:  # noqa: BLE001 - this request's alone
+            if job in self._reading:
+                self._reading.remove(job)
+            self._finish(job, error)
+
+    def _forward(self, job: Job, tokens: list[int]) -> Tensor:
+        """Logits [V] behind tokens of one request, which its cache then holds too."""
+        tokens_1T = torch.tensor([tokens], device=self.model.device)
+        more: dict[str, Any] = {}
+        if "position_ids" in self._known:
+            more["position_ids"] = torch.arange(job.at, job.at + len(tokens), device=self.model.device)[None]
+        out = self._pass(tokens_1T, job.cache, more)
+        job.cache, job.at = out.past_key_values, job.at + len(tokens)
+        return out.logits[0, -1].float().cpu()
+
+    def _pass(self, tokens_BT: Tensor, cache: Any, more: dict[str, Any]) -> Any:
+        if "logits_to_keep" in self._known:
+            more["logits_to_keep"] = 1
+        out = self.model(input_ids=tokens_BT, past_key_values=cache, use_cache=True, return_dict=True, **more)
+        if getattr(out, "past_key_values", None) is None:
+            raise UserError(f"{type(self.model).__name__} keeps no past_key_values, so it cannot be decoded here")
+        return out
+
+    def _step(self) -> None:
+        """One token for every running request."""
+        over: dict[Job, Exception | None] = {}
+        rows_NV = None
+        if self._batch is not None:
+            rows_NV = self._batch.step(self._pass, [job.ids[-1] for job in self._running], self.model.device)
+        for row, job in enumerate(self._running):
+            try:
+                logits_1V = self._forward(job, job.ids[-1:])[None] if rows_NV is None else rows_NV[row : row + 1]
+                if self._took(job, *self._draw(logits_1V, job)):
+                    over[job] = None
+            except Exception as error:  # noqa: BLE001 - this request's alone
+                over[job] = error
+        self._keep([job for job in self._running if job not in over])
+        for job, error in over.items():  # last, so that whoever has a reply sees the slot free
+            self._finish(job, error)
+
+    def _draw(self, logits_1V: Tensor, job: Job) -> tuple[int, float]:
+        if not bool(torch.isfinite(logits_1V[:, : self._vocab]).all()):
+            raise ValueError("the model's logits are not finite: its weights are damaged")
+        logits_1V[:, self._vocab :] = -torch.inf
+        tokens, logprobs = draw(logits_1V, [job.draw], [None if job.matcher is None else job.matcher.allowed()])
+        return tokens[0], logprobs[0]
+
+    def _took(self, job: Job, token: int, logprob: float) -> bool:
+        """Note a sampled token; whether it was the last."""
+        job.ids.append(token)
+        job.logprobs.append(logprob)
+        if job.matcher is not None:
+            job.matcher.accept(token)
+        ended = token in job.ends
+        shown = "" if ended else job.growing.push(token)
+        over = ended or job.growing.stopped
+        if not over and job.most is not None and len(job.ids) >= job.most:
+            job.finish, over = "length", True
+        if over:
+            shown += job.growing.finish(job.ids)
+            if job.growing.calls and job.finish == "stop":
+                job.finish = "tool_calls"
+        if job.on_delta is not None and job.loop is not None:
+            known = job.growing.bytes_of([token], job.ends)
+            _post(job.loop, _show, job, Delta(shown, token_ids=(token,), logprobs=(logprob,), token_bytes=known))
+        return over
+
+    def _finish(self, job: Job, error: BaseException | None = None) -> None:
+        job.cache = None
+        if job.loop is not None and job.done is not None:
+            _post(job.loop, _settle, job.done, None, error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        for job in [*self._running, *self._reading, *self._waiting]:
+            self._finish(job, error)
+        self._running, self._reading, self._waiting = [], deque(), deque()
+        if self._batch is not None:
+            self._batch = Batch()
+        while self._closed and not self._inbox.empty():
+            item = self._inbox.get()
+            if item is not None and item.loop is not None and item.done is not None:
+                _post(item.loop, _settle, item.done, None, error)
+
+
+class Batch:
+    """The caches of several requests as one, each at the right end of its row."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self._cache: Any = None
+
+    def join(self, cache: Any, length: int) -> None:
+        """Add a row at the end."""
+        if self._cache is None:
+            self._cache, self.lengths = cache, [length]
+            return
+        width = max(*self.lengths, length)
+        for own, new in zip(self._cache.layers, cache.layers, strict=True):
+            own.keys = torch.cat([_wide(own.keys, width), _wide(new.keys, width)])
+            own.values = torch.cat([_wide(own.values, width), _wide(new.values, width)])
+        self.lengths.append(length)
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these rows, in this order."""
+        self.lengths = [self.lengths[row] for row in rows]
+        if not rows:
+            self._cache = None
+            return
+        width = max(self.lengths)
+        for layer in self._cache.layers:
+            index = torch.tensor(rows, device=layer.keys.device)
+            layer.keys = layer.keys[index, :, -width:]
+            layer.values = layer.values[index, :, -width:]
+
+    def step(self, forward: Callable[..., Any], tokens: list[int], device: torch.device) -> Tensor:
+        """Logits [N, V] behind one more token in each row."""
+        lengths_N1 = torch.tensor(self.lengths, device=device)[:, None]
+        width = max(self.lengths) + 1
+        mask_NS = (torch.arange(width, device=device) >= width - 1 - lengths_N1).long()
+        tokens_N1 = torch.tensor(tokens, device=device)[:, None]
+        out = forward(tokens_N1, self._cache, {"position_ids": lengths_N1, "attention_mask": mask_NS})
+        self._cache, self.lengths = out.past_key_values, [length + 1 for length in self.lengths]
+        return out.logits[:, -1].float().cpu()
+
+
+def _plain(config: Any) -> bool:
+    """Whether a model of this configuration caches keys and values, all of them, and nothing else."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+def _wide(x_BHSE: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(x_BHSE, (0, 0, width - x_BHSE.shape[2], 0))
+
+
+def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    """Call on an event loop's thread; a loop that is gone has nobody left who waits."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not done.done():
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+
+def _show(job: Job, delta: Delta) -> None:
+    if job.on_delta is not None and not job.cancelled:
+        job.on_delta(delta)

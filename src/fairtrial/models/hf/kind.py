@@ -1,0 +1,59 @@
+"""The kind `hf`: a causal language model of transformers (`hf:models/qwen`). Loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from fairtrial.core.config import Config
+from fairtrial.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fairtrial.models.hf.model import HuggingFaceModel
+
+
+class HuggingFaceSettings(Config):
+    """How a model is opened."""
+
+    path: str = Field(min_length=1)
+    """A folder with config.json, safetensors and a tokenizer; or a name on the hub (`owner/name`), where the network
+    allows. Code from the folder is never run, pickled weights are refused."""
+    adapter: str | None = None
+    """A folder with a PEFT adapter (adapter_config.json and safetensors)."""
+    name: str | None = None
+    """In records and in /v1/models; None: the folder's name or the hub's, with the adapter's behind a "+"."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto: as they are stored."""
+    device: str = "auto"
+    """As torch names it ("cpu", "cuda:1"); auto: a GPU where there is one."""
+    context: int | None = Field(default=None, ge=2)
+    """Tokens that prompt and reply may have together; None: as the configuration says."""
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Requests that are answered together; more of them wait."""
+    threads: int | None = Field(default=None, ge=1, le=256)
+    """Of torch; None: as torch chose."""
+    exact: bool = True
+    """Each request is computed on its own: a reply depends on its request alone, bitwise. False: those that run are
+    one padded batch, which is faster, and rounding (1e-6 relative in fp32) depends on the company."""
+
+
+class HuggingFace:
+    """Opens models of transformers."""
+
+    settings_type: type[Config] = HuggingFaceSettings
+    argument = "path"
+
+    @staticmethod
+    def open(settings: Any, base: Path) -> HuggingFaceModel:
+        """The model, loaded. Raises UserError in one line: what is missing or refused, or the extra to install."""
+        try:
+            from fairtrial.models.hf.model import HuggingFaceModel
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "fairtrial":
+                raise
+            raise UserError(
+                f'models of kind hf need {error.name}, which is not installed: pip install "fairtrial[hf]"'
+            ) from None
+        return HuggingFaceModel.load(settings, base)
