@@ -11,12 +11,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fairtrial.nn.attention_layers import SoftmaxLayer
 from fairtrial.nn.block import Block
 from fairtrial.nn.config import LINEAR, SOFTMAX
-from fairtrial.nn.decode_layers import KdaStep, LatentStep, Mixer, MlpStep, Place, SoftmaxStep, scaled, turning, turns
+from fairtrial.nn.decode_layers import (
+    KdaStep,
+    LatentStep,
+    Mixer,
+    MlpStep,
+    Place,
+    SoftmaxStep,
+    laid,
+    scaled,
+    turning,
+    turns,
+)
 from fairtrial.nn.kda_layer import KdaLayer
 from fairtrial.nn.mla_layer import LatentLayer
 from fairtrial.nn.model import Model
@@ -43,7 +53,7 @@ class FastBatch:
         self._layers = [(_mixer(block, slots), MlpStep(block)) for block in model.blocks[: model.config.layers]]
         self._embedding = model.model.embed_tokens.weight.detach()
         head = model.model.embed_tokens if model.lm_head is None else model.lm_head
-        self._head, self._norm = head.weight.detach(), model.model.norm
+        self._head, self._norm = laid(head.weight), model.model.norm
         self._lengths: list[int] = []
         self._columns, self._now = 0, 0
         self._mask = torch.zeros(slots, 0)
@@ -101,7 +111,7 @@ class FastBatch:
             mixer.step(x_ND, place)
             mlp.step(x_ND)
         hidden_ND = scaled(x_ND, self._norm.eps).mul_(self._norm.weight)
-        logits_NV = functional.linear(hidden_ND, self._head)
+        logits_NV = torch.mm(hidden_ND, self._head)
         positions_N += 1
         self._now += 1
         self._lengths = [length + 1 for length in self._lengths]
