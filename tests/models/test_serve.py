@@ -356,6 +356,22 @@ def test_a_native_model_gives_fifty_clients_what_each_would_get_alone(native_fol
     assert len({tuple(ids) for ids, _ in replies}) > 40
 
 
+def test_a_native_conversation_over_http_is_never_tokenised_again(native_folder):
+    with served(native(native_folder)) as url:
+        messages, before = list(USER), []
+        for turn in range(4):
+            reply = client(url).chat.completions.create(
+                model=native_folder.name,
+                messages=messages,
+                max_tokens=20,
+                seed=turn,
+                extra_body={"return_token_ids": True},
+            )
+            assert reply.prompt_token_ids[: len(before)] == before
+            before = reply.prompt_token_ids + reply.choices[0].token_ids
+            messages += [reply.choices[0].message, {"role": "user", "content": "and then?"}]
+
+
 def test_a_native_model_refuses_a_megabyte_and_cancels(native_folder):
     running = "fairtrial_requests_running"
     with served(native(native_folder, context=100_000), concurrency=1) as url:
@@ -441,12 +457,24 @@ def verb(*args, **env):
 def test_the_verb_serves_and_a_signal_lets_requests_end(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"replies": ["word " * 8], "seconds_per_token": 0.03}))
     process = verb(
-        f"scripted:{tmp_path / 's.json'}", "--port", "0", "--json", "--name", "mine", "--api-key-env", "K", K="k1"
+        f"scripted:{tmp_path / 's.json'}",
+        "--port",
+        "0",
+        "--json",
+        "--name",
+        "mine",
+        "--api-key-env",
+        "K",
+        "--set",
+        "context=500",
+        K="k1",
     )
     told = json.loads(process.stdout.readline())
     api = client(told["url"].removesuffix("/v1"), api_key="k1")
     stream = api.chat.completions.create(model="mine", messages=USER, stream=True)
     next(stream)
+    with pytest.raises(openai.BadRequestError, match="takes 500"):
+        api.chat.completions.create(model="mine", messages=[{"role": "user", "content": "x" * 600}])
     process.send_signal(signal.SIGTERM)
     rest = [chunk.choices[0] for chunk in stream]
     assert rest[-1].finish_reason == "stop"
@@ -465,6 +493,7 @@ def test_the_verb_refuses_in_one_line(tmp_path):
         ((model, "--port", "0", "--host", "no.such.host.invalid"), "--host"),
         (("scrpted:x", "--port", "0"), 'did you mean "scripted"'),
         (("scripted:nowhere.toml", "--port", "0"), "no such file"),
+        ((model, "--port", "0", "--set", "contxt=5"), 'did you mean "context"'),
     ]
     running = [(verb(*args), message) for args, message in cases]
     for process, message in running:

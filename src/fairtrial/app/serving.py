@@ -54,6 +54,10 @@ KeyEnv = Annotated[
     str | None,
     typer.Option("--api-key-env", metavar="NAME", help="Clients must send the key that this variable holds."),
 ]
+SetModel = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one of the model's settings, e.g. max_batch=8."),
+]
 
 
 def serve(
@@ -65,6 +69,7 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 429.")] = 256,
     max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Longest request, in MB.")] = 8.0,
+    set_: SetModel = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line about the address.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on standard output.")] = False,
 ) -> None:
@@ -83,10 +88,24 @@ def serve(
     )
 
     def make() -> tuple[Any, Callable[[], Awaitable[None]]]:
-        opened = open_model(model, Path.cwd())
+        opened = open_model(model_spec(model, tuple(set_ or ())), Path.cwd())
         return server.build(opened, serving, SystemClock()), opened.close
 
     run_server(make, address, "model", name or model, quiet, as_json)
+
+
+def model_spec(text: str, overrides: tuple[str, ...]) -> str | dict[str, Any]:
+    """What `open_model` takes, from KIND:TEXT and settings as KEY=VALUE. Raises UserError."""
+    kind, _, argument = text.partition(":")
+    if not overrides or not argument:
+        return text
+    from fairtrial.core import registry
+    from fairtrial.studies.study import apply_override
+
+    table: dict[str, Any] = {"kind": kind, registry.load("models", kind).argument: argument}
+    for override in overrides:
+        apply_override(table, override)
+    return table
 
 
 def run_server(

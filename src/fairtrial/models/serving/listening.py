@@ -88,14 +88,20 @@ def run_until_stopped(
 ) -> None:
     """`run` in an event loop of its own until one of the signals `stop_on` comes; `make` builds the app inside it.
 
-    `make` returns the application and a function to await when the server has stopped.
+    `make` returns the application and a function to await when the server has stopped. The same signal a second time
+    does what it does elsewhere: it ends the process at once.
     """
 
     async def main() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         app, close = make()
+
+        def told(number: int) -> None:
+            loop.remove_signal_handler(number)
+            stop.set()
+
         for number in stop_on:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, told, number)
         try:
             on_ready(url(sock))
             await run(app, sock, stop)
