@@ -115,9 +115,9 @@ def key(group: Sequence[Item]) -> bytes:
     return _digest(["agent", words.strip(), calls])
 
 
-def chain(keys: Iterable[bytes]) -> list[bytes]:
-    """A name for each prefix of a conversation: equal prefixes have equal names."""
-    at, found = ROOT, list[bytes]()
+def chain(keys: Iterable[bytes], start: bytes = ROOT) -> list[bytes]:
+    """A name for each prefix of a conversation: equal prefixes have equal names. `start`: the prefix before `keys`."""
+    at, found = start, list[bytes]()
     for one in keys:
         at = hashlib.blake2b(at + one, digest_size=16).digest()
         found.append(at)

@@ -26,6 +26,7 @@ from fairtrial.models.gateway.messages import ACTIONS, ROOT, SPACE, Item, chain,
 from fairtrial.models.model import Message, Reply, Request
 
 Piece = dict[str, Any]
+_NONE = array("q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Recorder:
         self._keys: list[bytes] = []
         self._names: dict[str, str] = {}
         self._ids: dict[int, tuple[str, tuple[int, ...]]] = {}
-        self._sequences: list[Sequence[int]] = []
+        self._sequences: list[array[int]] = []
         self._tools: list[Any] = []
         self._offered: list[int] = []
         self._told_tools = self._started = False
@@ -228,10 +229,17 @@ class Recorder:
             self._offered = list(range(len(self._tools)))
 
     def _take_conversation(self, numbers: list[int]) -> None:
-        names = chain(self._keys[number] for number in numbers)
-        for number, name in zip(numbers, names, strict=True):
+        held = self._latest
+        if held and held == numbers[: len(held)]:  # it goes on: the prefixes on the way share the list
+            rest, start = numbers[len(held) :], self.end
+            held += rest
+            numbers = held
+        else:
+            rest, start = numbers, ROOT
+        names = chain((self._keys[number] for number in rest), start)
+        for number, name in zip(rest, names, strict=True):
             self._nodes[name] = _Node(number, numbers)
-        self.end = names[-1]
+        self.end = names[-1] if names else start
 
     def _take_ids(self, content: list[Item], call: dict[str, Any], reply: int) -> None:
         completion = tuple(call.get("completion_ids") or ())
@@ -240,13 +248,16 @@ class Recorder:
         if said:
             self._ids[reply] = (call["model"], tuple(said))
         if (delta := call.get("prompt")) is None:
-            self._sequences.append(())
+            self._sequences.append(_NONE)
             return
         base = delta.get("base")
-        kept = () if base is None else self._sequences[base][: delta["keep"]]
-        whole = array("q", [*kept, *delta["append"], *completion])
-        if base is not None and len(self._sequences[base]) == delta["keep"]:
-            self._sequences[base] = ()  # whatever it shares with a later prompt, its continuation shares too
+        whole = array("q") if base is None else self._sequences[base]
+        if base is not None and len(whole) == delta["keep"]:
+            self._sequences[base] = _NONE  # whatever it shares with a later prompt, its continuation shares too
+        else:
+            whole = whole[: delta.get("keep", 0)]
+        whole.extend(delta.get("append", ()))
+        whole.extend(completion)
         self._sequences.append(whole)
 
 
