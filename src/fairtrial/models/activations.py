@@ -9,9 +9,11 @@ training, scoring and cached decoding alike:
 
 Sites of layer i, where x is the stream [B, T, D] that the layers add to:
 - "residual": x behind layer i (after its attention and its MLP were added);
-- "attention": what the attention (or other mixer) of layer i adds to x, [B, T, D];
-- "mlp": what the MLP (or the experts) of layer i adds to x, [B, T, D];
+- "attention": what the attention (or other mixer) of layer i gives, [B, T, D];
+- "mlp": what the MLP (or the experts) of layer i gives, [B, T, D];
 - "attention" with `head`: that head's output before the output projection, [B, T, V].
+In the native family, and in most others, "attention" and "mlp" are what is added to x; some normalise it first
+(Gemma 2), some add x inside the module (BLOOM).
 
 At one site edits come first, in their order, then the read: a read sees what the model goes on with. Positions count
 the tokens of each sequence from 0, also in cached decoding and behind padding, which itself has none (-1).
@@ -38,7 +40,8 @@ from fairtrial.nn.model import Model
 
 Place = Literal["residual", "attention", "mlp"]
 
-_ATTENTION = ("self_attn", "attention", "attn", "self_attention", "mixer")
+_ATTENTION = ("self_attn", "attention", "attn", "self_attention")
+_MIXERS = (*_ATTENTION, "linear_attn", "mixer", "conv", "temporal_block")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn")
 _OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
@@ -380,12 +383,14 @@ class _Causal(_Tap):
         name, stack = found[0]
         self.decoder = model.get_submodule(name.rpartition(".")[0])
         self.layers = list(stack)
-        self.hidden, self.count = int(config.hidden_size), int(config.num_attention_heads)
+        self.hidden, self.count = int(config.hidden_size), int(getattr(config, "num_attention_heads", 0))
         self.now: _Where | None = None
 
     def heads(self, layer: int) -> tuple[int, int]:
         out: Any = self._inner(self._inner(self.layers[layer], _ATTENTION, layer), _OUTPUT, layer)
         inputs = getattr(out, "in_features", None) or out.weight.shape[0]  # GPT-2's Conv1D: [in, out]
+        if self.count < 1 or inputs % self.count:
+            raise UserError(f"layer {layer}: {inputs} features do not divide into {self.count} heads")
         return self.count, int(inputs) // self.count
 
     def attach(self) -> list[Any]:
@@ -394,7 +399,8 @@ class _Causal(_Tap):
         for index, place, by_head in self.touched():
             module = self.layers[index]
             if place != "residual":
-                module = self._inner(module, _ATTENTION if place == "attention" else _MLP, index)
+                mixer = _ATTENTION if by_head else _MIXERS
+                module = self._inner(module, mixer if place == "attention" else _MLP, index)
             if by_head:
                 out = self._inner(module, _OUTPUT, index)
                 handles.append(out.register_forward_pre_hook(self._before(index)))
@@ -406,7 +412,7 @@ class _Causal(_Tap):
         for name in names:
             inner = getattr(module, name, None)
             if isinstance(inner, nn.Module):
-                if names is _ATTENTION and not any(hasattr(inner, out) for out in _OUTPUT):
+                if names is not _MLP and names is not _OUTPUT and not any(hasattr(inner, out) for out in _OUTPUT):
                     inner = next((sub for sub in inner.children() if any(hasattr(sub, out) for out in _OUTPUT)), inner)
                 return inner
         raise UserError(f"layer {layer}: {type(module).__name__} has none of {', '.join(names)}; it cannot be hooked")

@@ -144,7 +144,14 @@ class Chat:
                 rows.append({"role": "assistant", "content": mark(list(message.token_ids))})
             else:
                 rows.append(safe(_row(message), message.role == "assistant"))
-        text = self._render(rows, safe(list(tools)) or None)
+        given = safe(list(tools)) or None
+        text = self._render(rows, given)
+        if ours:
+            bare = self._render(rows, given, opening=False)
+            opening = text[len(bare) :] if text.startswith(bare) else None
+            heads = [text.partition(f"\ue0f0{nonce}.{number}\ue0f1")[0] for number in ours]
+            if opening is None or not all(head.endswith(opening) for head in heads):
+                return None  # replies are sampled behind something that earlier replies do not stand behind (<think>)
         return self._joined(text, re.compile(f"\ue0f0{nonce}\\.([0-9]+)\ue0f1"), marks, ours)
 
     def _joined(self, text: str, pattern: re.Pattern[str], marks: list[list[int]], ours: set[int]) -> Prompt | None:
@@ -170,12 +177,14 @@ class Chat:
             return None
         return Prompt(ids)
 
-    def _render(self, rows: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+    def _render(self, rows: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, opening: bool = True) -> str:
         import jinja2
 
         try:
             return str(
-                self._words.tokenizer.apply_chat_template(rows, tools=tools, tokenize=False, add_generation_prompt=True)
+                self._words.tokenizer.apply_chat_template(
+                    rows, tools=tools, tokenize=False, add_generation_prompt=opening
+                )
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise UserError(f'the chat template of "{self._name}" refuses the messages: {one_line(error)}') from None
