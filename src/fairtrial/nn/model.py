@@ -34,6 +34,8 @@ class Output:
     aux: Aux
     hidden: Tensor
     """[B, T, D]: what the output head reads."""
+    stream: Tensor | None = None
+    """[B, T, D]: the residual stream before the last norm, what multi-token prediction reads."""
 
 
 class Decoder(nn.Module):
@@ -110,9 +112,9 @@ class Model(nn.Module):
             steps = self.model.mtp(x_BTD, embedded_BTD, call)
             call.aux.mtp_logits = [call.product(hidden, head.weight) for hidden in steps]
         if state is None:
-            return Output(logits, None, call.aux, hidden_BTD)
+            return Output(logits, None, call.aux, hidden_BTD, x_BTD)
         ends = [start + length for start, length in zip(call.starts, call.lengths, strict=True)]
-        return Output(logits, State(memory, ends, state.kept), call.aux, hidden_BTD)
+        return Output(logits, State(memory, ends, state.kept), call.aux, hidden_BTD, x_BTD)
 
     @property
     def blocks(self) -> list[Block]:

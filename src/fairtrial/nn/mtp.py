@@ -14,6 +14,7 @@ from fairtrial.nn.block import Block
 from fairtrial.nn.call import Call
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.norm import Linear, RMSNorm
+from fairtrial.nn.state import LayerState
 
 
 class Mtp(nn.Module):
@@ -37,7 +38,16 @@ class Mtp(nn.Module):
         out: list[Tensor] = []
         for step in range(self.steps):
             ahead_BTD = functional.pad(embedded_BTD[:, 1 + step :], (0, 0, 0, 1 + step))[:, : embedded_BTD.shape[1]]
-            both = torch.cat([self.enorm(ahead_BTD), self.hnorm(hidden_BTD)], -1)
-            hidden_BTD, _ = self.block(call.product(both, self.eh_proj.weight), call, self.layer, None)
+            hidden_BTD, _ = self.advance(hidden_BTD, ahead_BTD, call, None)
             out.append(self.norm(hidden_BTD))
         return out
+
+    def advance(
+        self, hidden_BTD: Tensor, ahead_BTD: Tensor, call: Call, before: LayerState | None
+    ) -> tuple[Tensor, LayerState]:
+        """One step: what the step before made at each position and the embedding that it reads there, to [B, T, D].
+
+        `before`: what this step remembers of earlier positions; returned anew. `norm` stands before the output head.
+        """
+        both = torch.cat([self.enorm(ahead_BTD), self.hnorm(hidden_BTD)], -1)
+        return self.block(call.product(both, self.eh_proj.weight), call, self.layer, before)
