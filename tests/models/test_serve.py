@@ -413,6 +413,19 @@ def test_failures_of_the_model_are_told_as_what_they_are():
         assert metrics(url)['fairtrial_requests_total{route="chat",status="503"}'] == 3
 
 
+def test_a_server_of_an_endpoint_that_is_a_server_gives_the_same_reply(monkeypatch):
+    monkeypatch.setenv("RELAY_KEY", "k")
+    asked = wrong(tools=TOOLS, logprobs=True, return_token_ids=True)
+    with served(scripted(replies=[CALL])) as near:
+        endpoint = {"name": "scripted", "base_url": f"{near}/v1", "api_key_env": "RELAY_KEY"}
+        relay = open_model({"kind": "openai", **endpoint, "logprobs": "ask", "ids": "ask"}, Path())
+        with served(relay) as far:
+            (_, first, _), (status, second, _) = post(near, asked), post(far, asked)
+            assert status == 200
+            assert second["choices"] == first["choices"] and second["usage"] == first["usage"]
+            assert second["prompt_token_ids"] == first["prompt_token_ids"]
+
+
 class Broken:
     """A model with a bug."""
 
