@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fairtrial.app import gatewaying, serving
 from fairtrial.core.errors import FairtrialError, UserError, one_line
 
 app = typer.Typer(
@@ -285,6 +286,10 @@ def export(
 
     chosen = trajectories.Choice(to, arm, min_reward, endings, data, max_errored)
     raise typer.Exit(trajectories.export(path, out, chosen, as_json))
+
+
+serving.register(app)
+gatewaying.register(app)
 
 
 def main(args: list[str] | None = None) -> None:
