@@ -189,8 +189,8 @@ def cost(turns: tuple[int, ...] = (10, 100, 400)) -> list[tuple[int, float, floa
     rows: list[tuple[int, float, float]] = []
     for last in turns:
         with tempfile.TemporaryDirectory() as folder:
-            times = [asyncio.run(session(record, Path(folder) / str(record), last)) for record in (False, True)]
-        rows.append((last, *times))
+            alone, recorded = (asyncio.run(session(on, Path(folder) / str(on), last)) for on in (False, True))
+        rows.append((last, alone, recorded))
     return rows
 
 

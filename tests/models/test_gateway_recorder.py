@@ -18,6 +18,8 @@ from fairtrial.core.clock import SystemClock, VirtualClock
 from fairtrial.core.errors import InfraError, LockedError, UserError
 from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
+from fairtrial.formats.exporting import export_trajectories
+from fairtrial.formats.format import named
 from fairtrial.models.gateway.messages import items_of, key
 from fairtrial.models.gateway.recorder import prompt_of
 from fairtrial.models.gateway.recording import Recording, Route
@@ -158,6 +160,48 @@ def test_a_folded_history_is_a_branch_whose_prompt_is_kept(tmp_path: Path) -> No
     assert [note["call"] for note in row["extra"]["gateway"]["prompts"]] == [3, 4, 5, 6]
     [stranger] = [item for item in row["content"] if item.get("content") == "never said"]
     assert stranger["loss"] is False and "model_call" not in stranger
+
+
+def test_a_reply_is_known_again_after_a_side_call_and_keeps_its_ids(tmp_path: Path) -> None:
+    call = {"text": "look", "reasoning": "first", "tool_calls": [{"name": "bash"}]}
+    bench = Bench(tmp_path / "out", scripted(call, "done", rules=[{"contains": "title", "text": "a title"}]))
+    s, u = say("system", "s"), say("user", "u")
+
+    async def main() -> Reply:
+        reply, _ = await bench.ask([s, u], "s")
+        said = Message(role="assistant", content="look", tool_calls=reply.message.tool_calls)
+        result = say("tool", "f", tool_call_id="call_1_1")
+        await bench.ask([s, u, said, result], "s")
+        await bench.ask([s, say("user", "a title, please")], "s")
+        last, _ = await bench.ask([s, say("user", "summary"), said, result], "s")
+        ids, sampled = last.prompt_ids or (), reply.completion_ids or ()
+        assert any(ids[at : at + len(sampled)] == sampled for at in range(len(ids))), "the reasoning was lost"
+        return last
+
+    asyncio.run(main())
+    row = bench.row("s")
+    assert [item.get("function") for item in row["content"]].count("bash") == 1
+    assert row["extra"]["gateway"]["prompts"][-1] == {"call": 3, "messages": [[0, 1], [7, 8], [2, 4]]}
+    for name in ("adp", "openai-chat"):
+        written = export_trajectories([row], tmp_path / f"{name}.jsonl", named(name))
+        assert (written.trajectories, written.flaws) == (1, {})
+
+
+def test_texts_and_ids_to_continue_are_recorded_too_and_survive_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            bench = Bench(tmp_path / "out", scripted("a", "b", after="last"))
+            model = Recording(bench.model, bench.sessions, Route("s"))
+            await model.generate(Request(prompt="Once upon"))
+            await model.generate(Request(prompt_ids=(72, 105)))
+            bench.sessions.close()
+
+    asyncio.run(main())
+    row = trajectory_of(tmp_path / "out" / "sessions" / "s.jsonl")
+    trajectory = Trajectory.model_validate(row)
+    assert texts(row) == ["Once upon", "a", "", "a", "a", "a"]  # each prompt once, its replies where they came
+    assert row["content"][2]["extra"]["gateway"] == {"prompt": "token ids", "token_ids": [72, 105]}
+    assert [trajectory.prompt_ids(call) for call in (1, 3)] == [(72, 105)] * 2
 
 
 def test_failures_are_noted_and_a_retry_goes_on_in_the_same_session(tmp_path: Path) -> None:

@@ -140,6 +140,32 @@ def test_a_client_that_hangs_up_and_a_request_that_is_refused_are_noted(tmp_path
     assert [note["cause"] for note in found["extra"]["gateway"]["failures"]] == ["hang_up", "hang_up", "http_400"]
 
 
+def test_a_client_that_hangs_up_in_the_queue_is_noted_and_a_stranger_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    async def main() -> None:
+        model = scripted("slow and long", seconds_per_token=5.0)
+        async with gateway(out, model, concurrency=1, api_key="s3cret") as address, httpx.AsyncClient() as client:
+            body = {"messages": [{"role": "user", "content": "u"}]}
+            answer = await client.post(f"{address}/s/stranger/v1/chat/completions", json=body)
+            assert answer.status_code == 401
+            client.headers["authorization"] = "Bearer s3cret"
+            tasks = []
+            for name in ("first", "waiting"):
+                tasks.append(asyncio.create_task(client.post(f"{address}/s/{name}/v1/chat/completions", json=body)))
+                await asyncio.sleep(0.2)
+            for task in reversed(tasks):
+                task.cancel()
+                await asyncio.wait((task,))
+                await asyncio.sleep(0.2)
+
+    asyncio.run(main())
+    assert sorted(path.stem for path in (out / "sessions").iterdir()) == ["first", "waiting"]
+    for name, reason in (("first", "before the reply was complete"), ("waiting", "before the model was asked")):
+        [note] = row(out, name)["extra"]["gateway"]["failures"]
+        assert note["cause"] == "hang_up" and reason in note["message"]
+
+
 def test_what_was_recorded_can_be_shown_and_exported_while_the_gateway_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = {"text": "look", "tool_calls": [{"name": "bash", "arguments": {"command": "ls"}}]}

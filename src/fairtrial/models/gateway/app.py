@@ -26,6 +26,8 @@ from fairtrial.models.serving.server import Service, Serving, api_routes, applic
 HEADER = b"x-fairtrial-session"
 _ROUTE = "fairtrial.route"
 """Where a request's `Route` is in its scope."""
+_STRANGERS = frozenset({401, 403})
+"""Answers to those who may not ask at all: they write nothing."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -64,13 +66,18 @@ def _with_sessions(server: App, sessions: Sessions) -> App:
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                _note(route, inner, message["status"], sessions)
+                status = message["status"]
+                if status >= 400 and status not in _STRANGERS:
+                    reason = f"the server answered {status} before asking the model"
+                    _note(route, inner, sessions, Failure(f"http_{status}", reason))
                 if (session := route.session or route.name) is not None:
                     headers = [*message.get("headers", ()), (HEADER, session.encode())]
                     message = {**message, "headers": headers}
             await send(message)
 
         await server({**inner, _ROUTE: route}, receiving, sending)
+        if route.gone:
+            _note(route, inner, sessions, Failure("hang_up", "the agent hung up before the model was asked"))
 
     return app
 
@@ -88,11 +95,12 @@ def _named(scope: Scope) -> tuple[str | None, Scope]:
     return (None if given is None else check_name(given.decode("latin-1"), "session")), scope
 
 
-def _note(route: Route, scope: Scope, status: int, sessions: Sessions) -> None:
+def _note(route: Route, scope: Scope, sessions: Sessions, failure: Failure) -> None:
     """Record that a call of a named session did not reach the model."""
     asked = scope["method"] == "POST" and scope["path"].endswith("/completions")
-    if status >= 400 and asked and route.session is None and route.name is not None:
-        sessions.refused(route.name, Failure(f"http_{status}", f"the server answered {status} before asking the model"))
+    if asked and route.session is None and route.name is not None:
+        sessions.refused(route.name, failure)
+        route.session = route.name
 
 
 async def _refuse(send: Send, message: str) -> None:

@@ -78,6 +78,7 @@ class Recorder:
         self.calls = 0
         self._nodes: dict[bytes, _Node] = {}
         self._keys: list[bytes] = []
+        self._unmistakable: dict[bytes, int] = {}
         self._names: dict[str, str] = {}
         self._ids: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._sequences: list[array[int]] = []
@@ -106,7 +107,8 @@ class Recorder:
         """The number of each message of a prompt; None for those that are new.
 
         The longest prefix that an earlier conversation had; behind it, messages that this conversation has further
-        on, in its order.
+        on, in its order, and of any other those that cannot be mistaken: replies, and results of calls. A user who
+        says the same words again has said something new.
         """
         numbers: list[int | None] = []
         node = None
@@ -119,7 +121,7 @@ class Recorder:
         later = list(self._latest if node is None else node.conversation)[len(numbers) :]
         for one_key in rest:
             place = next((i for i, number in enumerate(later) if self._keys[number] == one_key), None)
-            numbers.append(None if place is None else later[place])
+            numbers.append(self._unmistakable.get(one_key) if place is None else later[place])
             later = later if place is None else later[place + 1 :]
         return numbers
 
@@ -207,6 +209,8 @@ class Recorder:
         for group in groups(piece.get("content") or []):
             self._keys.append(key(group))
             self._names |= _functions(group)
+            if "model_call" in group[0] or "call_id" in group[0]:
+                self._unmistakable[self._keys[-1]] = len(self._keys) - 1
         for call in piece.get("model_calls") or []:
             reply = len(self._keys) - 1
             self._take_ids(piece["content"], call, reply)
