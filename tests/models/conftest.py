@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,9 @@ def make_native(folder: Path, pattern: str = "KF", seed: int = 0) -> Path:
 def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that `native:FOLDER` opens: 2 layers (KDA and attention), 32 wide, about 300 ids. Do not change it."""
     return make_native(tmp_path_factory.mktemp("native") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def native_maker() -> Callable[..., Path]:
+    """`native_maker(folder, pattern="KF", seed=0)`: another tiny native model in a new folder."""
+    return make_native

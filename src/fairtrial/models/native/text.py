@@ -50,10 +50,11 @@ class Text:
         if self.stopped or not piece:
             return ""
         text = self._held + piece
-        ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        # The stop text that is complete first counts, however the text is cut into tokens; of several, the longest.
+        ends = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if ends:
             self.stopped = self._over = True
-            shown, self._held = text[: min(ends)], ""
+            shown, self._held = text[: min(ends)[1]], ""
         else:
             keep = held_back(text, self._stop)
             shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
