@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fairtrial.core.errors import UserError
 from fairtrial.models.model import ContextTooLongError, Pair, Score
@@ -120,8 +121,9 @@ def encode_pairs(
     split = [_split(pair, index) for index, pair in enumerate(pairs)]
     distinct = {text: place for place, text in enumerate(dict.fromkeys(c for c, _ in split if c))}
     contexts = encode(list(distinct)) if distinct else []
-    wholes = iter(encode([c + rest for c, rest in split if c]))
-    alone = iter(bare([rest for c, rest in split if not c]))
+    wholes = iter(encode([c + rest for c, rest in split if c]) if distinct else [])
+    lonely = [rest for c, rest in split if not c]
+    alone = iter(bare(lonely) if lonely else [])
     out: list[Encoded] = []
     for index, (text, rest) in enumerate(split):
         before = contexts[distinct[text]] if text else []
@@ -199,7 +201,7 @@ def plan(rows: list[Row], least: int | None = LEAST) -> Node:
     A trunk ends before the first position that is read, and saves at least `least` tokens; None: no trunks.
     """
     root = Node(0, ())
-    shared = [0, *(common_prefix(a.ids, b.ids) for a, b in zip(rows, rows[1:], strict=False))]
+    shared = [0, *(common_prefix(a.ids, b.ids) for a, b in pairwise(rows))]
     todo = [_Run(root, rows, shared)] if rows else []
     while todo:
         run = todo.pop()

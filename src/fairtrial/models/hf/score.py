@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 
 @torch.inference_mode()
 def score_hf(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, budget: int = 8192) -> list[Score]:
-    """log p(continuation | context) of every pair, in order.
+    """Score every pair: log p(continuation | context), in order.
 
     Args:
         model: A causal language model of transformers, in evaluation mode (with a PEFT adapter or without).

@@ -28,7 +28,7 @@ START = ("<|doc|>", "<|endoftext|>")
 def score_native(
     model: Model, tokenizer: Tokenizer, pairs: Sequence[Pair], *, budget: int = 8192, context: int | None = None
 ) -> list[Score]:
-    """log p(continuation | context) of every pair, in order.
+    """Score every pair: log p(continuation | context), in order.
 
     Args:
         model: In evaluation mode.
