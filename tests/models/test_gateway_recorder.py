@@ -282,6 +282,24 @@ def test_unnamed_sessions_with_the_same_beginning_stay_apart(tmp_path: Path) -> 
         assert texts(bench.row(name)) == ["the same task", "same", f"agent {number}", "r"]
 
 
+def test_calls_of_one_session_at_the_same_time_keep_their_own_prompts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "out", scripted("root", "r", rules=[{"matches": "branch (.)", "text": "to {1}"}]))
+    s, u = say("system", "s"), say("user", "u")
+
+    async def main() -> None:
+        await bench.ask([s, u], "s")
+        asks = [[s, u, say("assistant", "root"), say("user", f"branch {number}")] for number in range(5)]
+        await asyncio.gather(*(bench.ask(messages, "s") for messages in asks))
+
+    asyncio.run(main())
+    row = bench.row("s")
+    for item in row["content"]:
+        if item["class_"] == "message_action" and item["model_call"]:
+            said = [group[0]["content"] for group in prompt_of(row, item["model_call"])]
+            assert said == ["s", "u", "root", f"branch {item['content'][-1]}"]
+    assert len(row["model_calls"]) == 6 and len(row["content"]) == 3 + 5 * 2
+
+
 def test_a_gateway_started_again_goes_on_with_old_sessions_and_starts_new_ones(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     turns = [say("user", "u")]

@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from fairtrial.core.clock import SystemClock
+from fairtrial.core.errors import UserError
 from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.formats.exporting import export_trajectories, rows_of
@@ -203,9 +204,9 @@ def test_what_was_recorded_can_be_shown_and_exported_while_the_gateway_runs(tmp_
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == '{"command":"ls"}'
 
 
-def test_the_verb_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_the_verb_goes_on_with_a_session_after_a_kill_and_stops_when_told(tmp_path: Path) -> None:
     script = tmp_path / "script.toml"
-    script.write_text('replies = ["hello"]\n')
+    script.write_text('replies = ["hello", "again"]\n')
     code = "import typer; from fairtrial.app.gatewaying import register; app = typer.Typer(); register(app); app()"
     command = [
         sys.executable,
@@ -218,14 +219,39 @@ def test_the_verb_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         "0",
         "--json",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
-    try:
-        assert process.stdout is not None
-        address = orjson.loads(process.stdout.readline())["url"]
-        answer = httpx.post(f"{address}/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
-        assert answer.json()["choices"][0]["message"]["content"] == "hello"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-    assert texts(row(tmp_path / "out", "session-000001")) == ["hi", "hello"]
+    messages = [{"role": "user", "content": "hi"}]
+    for number, said in ((signal.SIGKILL, "hello"), (signal.SIGINT, "again")):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
+        try:
+            assert process.stdout is not None
+            address = orjson.loads(process.stdout.readline())["url"]
+            answer = httpx.post(f"{address}/chat/completions", json={"messages": messages})
+            reply = answer.json()["choices"][0]["message"]
+            assert reply["content"] == said
+            messages += [reply, {"role": "user", "content": "and?"}]
+            process.send_signal(number)
+            assert process.wait(20) == (0 if number == signal.SIGINT else -number)
+        finally:
+            process.kill()
+            process.wait()
+    assert texts(row(tmp_path / "out", "session-000001")) == ["hi", "hello", "and?", "again"]
+
+
+@pytest.mark.parametrize(
+    ("model", "out", "message"),
+    [
+        ("scripted:absent.toml", "new", "absent.toml: no such file"),
+        ("nonsense:x", "new", "nonsense"),
+        ("scripted:script.toml", ".", "was not made by a gateway; choose another place with --out"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, out: str, message: str
+) -> None:
+    from fairtrial.app.gatewaying import gateway as verb
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.toml").write_text('replies = ["hello"]\n')
+    with pytest.raises(UserError) as told:
+        verb(model, Path(out), port=0)
+    assert message in str(told.value) and "\n" not in str(told.value)
