@@ -14,6 +14,8 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.activations import Edit, Site, activations  # noqa: E402
+from fairtrial.models.hf.kind import HuggingFaceSettings  # noqa: E402
+from fairtrial.models.hf.model import HuggingFaceModel  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling, UnsupportedError  # noqa: E402
 from fairtrial.models.opening import open_model  # noqa: E402
 
@@ -81,6 +83,46 @@ def test_greedy_is_what_transformers_generates(folder):
     assert list(reply.completion_ids) == wanted
     assert reply.finish == ("stop" if wanted[-1] == net.config.eos_token_id else "length")
     assert reply.logprobs == (0.0,) * len(wanted)
+
+
+SMALL = {"vocab_size": 0, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "eos_token_id": None,
+         "bos_token_id": None, "pad_token_id": None, "initializer_range": 0.2}  # fmt: skip
+GROUPED = {"num_key_value_heads": 2, "intermediate_size": 48}
+FAMILIES = {
+    "learned positions": ("GPT2", {"n_positions": 64}),
+    "sliding window": ("Gemma2", {**GROUPED, "head_dim": 8, "sliding_window": 6}),
+    "alibi": ("Bloom", {}),
+    "recurrent": ("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "batch"])
+def test_every_kind_of_cache_gives_what_transformers_generates(folder, family, exact):
+    name, more = FAMILIES[family]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    config = getattr(transformers, f"{name}Config")(**{**SMALL, "vocab_size": len(tokenizer), **more})
+    torch.manual_seed(0)
+    net = transformers.AutoModelForCausalLM.from_config(config).eval()
+    prompts = [tuple(range(5, 5 + size)) for size in (3, 9, 1, 14)]
+    wanted = []
+    for number, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        out = net.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8 + number, do_sample=False)
+        wanted.append(out[0, len(prompt) :].tolist())
+
+    async def main():
+        model = HuggingFaceModel(net, tokenizer, HuggingFaceSettings(path="-", threads=1, exact=exact), name="m")
+        model.ends = frozenset()
+        requests = [
+            Request(prompt_ids=prompt, sampling=Sampling(temperature=0, max_tokens=8 + number))
+            for number, prompt in enumerate(prompts)
+        ]
+        replies = await asyncio.gather(*(model.generate(request) for request in requests))
+        await model.close()
+        return replies
+
+    assert [list(reply.completion_ids) for reply in asyncio.run(main())] == wanted
 
 
 def test_logprobs_are_those_of_what_was_sampled_from(folder):
@@ -213,9 +255,10 @@ def test_a_json_schema_is_kept(folder):
     assert json.loads(reply.text)["n"] in (True, False)
 
 
-def test_a_cancelled_request_frees_its_slot_at_once(folder):
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "batch"])
+def test_a_cancelled_request_frees_its_slot_at_once(folder, exact):
     async def main():
-        model = opened(folder, max_batch=1)
+        model = opened(folder, max_batch=1, exact=exact)
         started = asyncio.Event()
         long = Request(prompt="hello", sampling=Sampling(seed=1, max_tokens=200, regex="[a-z]{190}"))
         first = asyncio.create_task(model.generate(long, on_delta=lambda _: started.set()))
@@ -231,6 +274,37 @@ def test_a_cancelled_request_frees_its_slot_at_once(folder):
         await model.close()
         with pytest.raises(RuntimeError, match="closed"):
             await model.generate(Request(prompt="a"))
+
+    asyncio.run(main())
+
+
+def test_a_request_that_cannot_be_met_fails_alone(folder):
+    bad = Request(prompt="x", sampling=Sampling(regex="a(", max_tokens=4))
+    good = Request(prompt="hello", sampling=Sampling(seed=1, max_tokens=30))
+    (wanted,) = ask(folder, good)
+
+    async def main():
+        model = opened(folder)
+        out = await asyncio.gather(model.generate(good), model.generate(bad), return_exceptions=True)
+        await model.close()
+        return out
+
+    reply, error = asyncio.run(main())
+    assert reply.completion_ids == wanted.completion_ids
+    assert isinstance(error, UserError)
+    assert "sampling.regex" in str(error)
+
+
+def test_closing_fails_what_runs_and_does_not_hang(folder):
+    async def main():
+        model = opened(folder)
+        started = asyncio.Event()
+        long = Request(prompt="hello", sampling=Sampling(seed=1, max_tokens=200, regex="[a-z]{190}"))
+        task = asyncio.create_task(model.generate(long, on_delta=lambda _: started.set()))
+        await started.wait()
+        await model.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(task, 20)
 
     asyncio.run(main())
 

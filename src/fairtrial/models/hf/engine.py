@@ -47,6 +47,7 @@ class Job:
     ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     finish: Finish = "stop"
+    error: Exception | None = None
     cancelled: bool = False
     loop: asyncio.AbstractEventLoop | None = None
     done: asyncio.Future[Any] | None = None
@@ -137,8 +138,9 @@ class Engine:
                     self._drop_cancelled()
                     while self._waiting and self.running < self.slots:
                         self._reading.append(self._waiting.popleft())
-                    if self._reading:
-                        self._read(self._reading[0])
+                    budget = PIECE  # of prompts between two steps
+                    while self._reading and budget > 0:
+                        budget -= self._read(self._reading[0])
                     if self._running:
                         self._step()
             except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
@@ -181,19 +183,22 @@ class Engine:
             self._batch.keep([row for row, job in enumerate(self._running) if job in jobs])
         self._running = jobs
 
-    def _read(self, job: Job) -> None:
-        """One piece of a prompt; after the last one the first token is drawn and the request joins the others."""
+    def _read(self, job: Job) -> int:
+        """One piece of a prompt; after the last one the first token is drawn and the request joins the others.
+
+        Returns how many tokens were read.
+        """
+        piece = job.prompt[job.at : job.at + PIECE] if self._pieces else job.prompt
         try:
-            piece = job.prompt[job.at : job.at + PIECE] if self._pieces else job.prompt
             logits_V = self._forward(job, piece)
             if job.at < len(job.prompt):
                 self._reading.rotate(-1)
-                return
-            token, logprob = self._draw(logits_V[None], job)
+                return len(piece)
+            tokens, logprobs = self._draw(logits_V[None], [job])
             self._reading.remove(job)
-            if self._took(job, token, logprob):
+            if self._took(job, tokens[0], logprobs[0]):
                 self._finish(job)
-                return
+                return len(piece)
             if self._batch is not None:
                 self._batch.join(job.cache, job.at)
                 job.cache = None
@@ -202,6 +207,7 @@ class Engine:
             if job in self._reading:
                 self._reading.remove(job)
             self._finish(job, error)
+        return len(piece)
 
     def _forward(self, job: Job, tokens: list[int]) -> Tensor:
         """Logits [V] behind tokens of one request, which its cache then holds too."""
@@ -224,26 +230,39 @@ class Engine:
     def _step(self) -> None:
         """One token for every running request."""
         over: dict[Job, Exception | None] = {}
-        rows_NV = None
-        if self._batch is not None:
-            rows_NV = self._batch.step(self._pass, [job.ids[-1] for job in self._running], self.model.device)
-        for row, job in enumerate(self._running):
-            try:
-                logits_1V = self._forward(job, job.ids[-1:])[None] if rows_NV is None else rows_NV[row : row + 1]
-                if self._took(job, *self._draw(logits_1V, job)):
-                    over[job] = None
-            except Exception as error:  # noqa: BLE001 - this request's alone
-                over[job] = error
+        if self._batch is None:
+            for job in self._running:
+                try:
+                    tokens, logprobs = self._draw(self._forward(job, job.ids[-1:])[None], [job])
+                    if self._took(job, tokens[0], logprobs[0]):
+                        over[job] = None
+                except Exception as error:  # noqa: BLE001 - this request's alone
+                    over[job] = error
+        else:
+            logits_NV = self._batch.step(self._pass, [job.ids[-1] for job in self._running], self.model.device)
+            drawn = self._draw(logits_NV, self._running)
+            for job, token, logprob in zip(self._running, *drawn, strict=True):
+                if job.error is not None or self._took(job, token, logprob):
+                    over[job] = job.error
         self._keep([job for job in self._running if job not in over])
         for job, error in over.items():  # last, so that whoever has a reply sees the slot free
             self._finish(job, error)
 
-    def _draw(self, logits_1V: Tensor, job: Job) -> tuple[int, float]:
-        if not bool(torch.isfinite(logits_1V[:, : self._vocab]).all()):
+    def _draw(self, logits_NV: Tensor, jobs: list[Job]) -> tuple[list[int], list[float]]:
+        """A token for each row; a grammar that cannot go on becomes its request's `error`."""
+        if not bool(torch.isfinite(logits_NV[:, : self._vocab]).all()):
             raise ValueError("the model's logits are not finite: its weights are damaged")
-        logits_1V[:, self._vocab :] = -torch.inf
-        tokens, logprobs = draw(logits_1V, [job.draw], [None if job.matcher is None else job.matcher.allowed()])
-        return tokens[0], logprobs[0]
+        logits_NV[:, self._vocab :] = -torch.inf
+        allowed: list[Tensor | None] = []
+        for job in jobs:
+            try:
+                allowed.append(None if job.matcher is None else job.matcher.allowed())
+            except Exception as error:
+                if len(jobs) == 1:
+                    raise
+                job.error = error
+                allowed.append(None)
+        return draw(logits_NV, [job.draw for job in jobs], allowed)
 
     def _took(self, job: Job, token: int, logprob: float) -> bool:
         """Note a sampled token; whether it was the last."""
