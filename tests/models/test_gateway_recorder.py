@@ -42,9 +42,9 @@ def scripted(*replies: Any, clock: Any = None, **settings_: Any) -> ScriptedMode
 class Bench:
     """A recorded model over a folder, called as the server calls it."""
 
-    def __init__(self, folder: Path, model: Any, redactor: Redactor | None = None) -> None:
+    def __init__(self, folder: Path, model: Any, redactor: Redactor | None = None, kept: int = 512) -> None:
         self.folder, self.model = folder, model
-        self.sessions = Sessions(folder, VirtualClock(), redactor or Redactor({}))
+        self.sessions = Sessions(folder, VirtualClock(), redactor or Redactor({}), kept=kept)
 
     async def ask(
         self, messages: list[Message], session: str | None = None, route: Route | None = None, **fields: Any
@@ -263,15 +263,18 @@ def test_a_change_of_tools_is_told_from_which_call_on(tmp_path: Path) -> None:
     assert told == [{"call": 0, "offered": [0]}, {"call": 2, "offered": [0, 1]}, {"call": 3, "offered": [1]}]
 
 
-def test_unnamed_sessions_with_the_same_beginning_stay_apart(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "out", scripted("same", "r"))
+@pytest.mark.parametrize("kept", [512, 2])
+def test_unnamed_sessions_with_the_same_beginning_stay_apart(tmp_path: Path, kept: int) -> None:
+    bench = Bench(tmp_path / "out", scripted("same", "r", "end"), kept=kept)
 
     async def agent(number: int) -> str:
         messages = [say("user", "the same task")]
         reply, _ = await bench.ask(messages)
         await asyncio.sleep(0)
         messages = [*messages, reply.message, say("user", f"agent {number}")]
-        return (await bench.ask(messages))[1]  # twins cannot be told apart before they differ
+        reply, name = await bench.ask(messages)  # twins cannot be told apart before they differ
+        assert (await bench.ask([*messages, reply.message, say("user", "more")]))[1] == name
+        return name
 
     async def main() -> list[str]:
         return list(await asyncio.gather(*(agent(number) for number in range(20))))
@@ -279,7 +282,7 @@ def test_unnamed_sessions_with_the_same_beginning_stay_apart(tmp_path: Path) -> 
     names = asyncio.run(main())
     assert len(set(names)) == 20
     for number, name in enumerate(names):
-        assert texts(bench.row(name)) == ["the same task", "same", f"agent {number}", "r"]
+        assert texts(bench.row(name)) == ["the same task", "same", f"agent {number}", "r", "more", "end"]
 
 
 def test_calls_of_one_session_at_the_same_time_keep_their_own_prompts(tmp_path: Path) -> None:
@@ -382,7 +385,7 @@ asyncio.run(main())
 WORDS = st.sampled_from(["x", "y", "z"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), WORDS), min_size=1, max_size=12))
 def test_every_prompt_can_be_had_back_whatever_an_agent_does_to_its_history(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, str]]
@@ -411,7 +414,7 @@ def test_every_prompt_can_be_had_back_whatever_an_agent_does_to_its_history(
         assert trajectory.prompt_ids(call) == reply.prompt_ids
 
 
-def test_unused_imports_are_light() -> None:
+def test_recording_loads_no_heavy_library() -> None:
     code = "import fairtrial.models.gateway.recording, sys; print(sorted(m for m in sys.modules if m in "
     code += "('torch', 'transformers', 'openai', 'uvicorn', 'starlette')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=dict(os.environ))

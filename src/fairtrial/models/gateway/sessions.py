@@ -31,15 +31,17 @@ from fairtrial.store.growing import append, joined, mend, pieces, settle
 
 _MANIFEST = {"grows": True, "made_by": "fairtrial gateway", "files": []}
 _NUMBERED = re.compile(r"session-(\d+)")
-_KEPT = 512
-"""Sessions in memory."""
 
 
 class Sessions:
     """The sessions of one folder. For one event loop."""
 
-    def __init__(self, folder: Path, clock: Clock, redactor: Redactor | None = None) -> None:
-        """Open or make the folder. Raises UserError where it holds something else, LockedError while it is in use."""
+    def __init__(self, folder: Path, clock: Clock, redactor: Redactor | None = None, *, kept: int = 512) -> None:
+        """Open or make the folder; `kept` sessions stay in memory.
+
+        Raises UserError where it holds something else, LockedError while another gateway uses it.
+        """
+        self._kept = kept
         self.folder, self._clock, self._redactor = folder, clock, redactor or Redactor()
         _claim_folder(folder)
         self._lock = Lock(folder / "lock")
@@ -104,7 +106,7 @@ class Sessions:
         if not self._busy[session.id]:
             del self._busy[session.id]
         self._index(session)
-        while len(self._live) > _KEPT and (idle := next((id for id in self._live if id not in self._busy), None)):
+        while len(self._live) > self._kept and (idle := next((id for id in self._live if id not in self._busy), None)):
             del self._live[idle]
 
     def _index(self, session: Recorder) -> None:
