@@ -71,12 +71,10 @@ class OpenAIModel:
 
         self._settings = settings
         clock = clock or SystemClock()
-        headers = {} if key else {"Authorization": openai.Omit()}
         client = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=settings.base_url or OWN_URL,
             max_retries=0,
-            default_headers=headers,  # pyright: ignore[reportArgumentType] - the SDK's own way to send no key
         )
         exchange = Exchange(
             client,
@@ -86,6 +84,7 @@ class OpenAIModel:
             settings.timeout_s,
             settings.stall_s,
             int(settings.max_reply_mb * 2**20),
+            {} if key else {"Authorization": openai.Omit()},
         )
         self._caller = Caller(settings, exchange, kind="openai", clock=clock, rng=rng or jitter())
         newer = settings.base_url is None or settings.base_url.rstrip("/") == OWN_URL
@@ -223,6 +222,7 @@ class OpenAIModel:
             prompt_ids=reader.prompt_ids,
             completion_ids=ids,
             logprobs=logprobs,
+            token_bytes=reader.token_bytes,
             usage=usage,
             sampling=used | ({"notes": list(notes)} if notes else {}),
             waited_s=called.waited_s,

@@ -95,6 +95,7 @@ class OpenAIReader:
         self._usage: dict[str, Any] = {}
         self._ids: list[int] | None = None
         self._logprobs: list[float] | None = None
+        self._bytes: list[bytes | None] = []
         self._answer_id = ""
         self.echoed: Echoed | None = None
         """Of a completions reply."""
@@ -157,6 +158,7 @@ class OpenAIReader:
             self._ids = (self._ids or []) + list(new_ids)
         if logprobs is not None:
             self._logprobs = (self._logprobs or []) + logprobs
+            self._bytes += _token_bytes(choice["logprobs"])
         finish = choice.get("finish_reason")
         if isinstance(finish, str) and finish:
             if finish in _BROKEN:
@@ -197,6 +199,12 @@ class OpenAIReader:
         if self._ids is not None and len(self._ids) != len(self._logprobs):
             return None
         return tuple(self._logprobs)
+
+    @property
+    def token_bytes(self) -> tuple[bytes, ...] | None:
+        """Of `ids`; None where the server does not tell all of them."""
+        told = tuple(item for item in self._bytes if item is not None)
+        return told if told and len(told) == len(self._bytes) == len(self._ids or ()) else None
 
     def message(self) -> Message:
         """The assistant's message."""
@@ -279,3 +287,14 @@ def _logprobs(value: Any) -> list[float] | None:
     else:
         return None
     return [float(item) if isinstance(item, int | float) else math.nan for item in found]
+
+
+def _token_bytes(value: dict[str, Any]) -> list[bytes | None]:
+    """The bytes of each new token, from the chat shape; None for a token without."""
+    items = value.get("content")
+    found: list[bytes | None] = []
+    for item in items if isinstance(items, list) else ():
+        octets = _ids(item.get("bytes")) if isinstance(item, dict) else None
+        usable = octets is not None and all(0 <= octet < 256 for octet in octets)
+        found.append(bytes(octets or ()) if usable else None)
+    return found

@@ -53,6 +53,8 @@ class Exchange:
     timeout_s: float
     stall_s: float
     max_bytes: int
+    headers: Mapping[str, Any]
+    """Added to each request; the SDK's `Omit()` takes one away."""
 
     async def run(
         self,
@@ -110,7 +112,7 @@ class Exchange:
         import httpx2
 
         timeout = httpx2.Timeout(None, connect=CONNECT_S, read=self.stall_s if stream else None)
-        options = {"timeout": timeout, "follow_redirects": False}
+        options = {"timeout": timeout, "follow_redirects": False, "headers": self.headers}
         try:
             return await self.client.post(path, body=body, cast_to=httpx2.Response, options=options, stream=True)
         except self.sdk.APIStatusError as error:

@@ -32,8 +32,9 @@ class Seen:
     headers: dict[str, str]
     body: dict[str, Any]
     at: float
-    gone: bool = False
-    """The client hung up before the answer was complete."""
+    request: Request | None = None
+    gone: threading.Event = field(default_factory=threading.Event)
+    """The client hung up while the server was silent."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class FaultServer:
 
     async def handle(self, request: Request) -> Response:
         body = json.loads(await request.body())
-        seen = Seen(request.url.path, dict(request.headers), body, time.monotonic())
+        seen = Seen(request.url.path, dict(request.headers), body, time.monotonic(), request)
         self.seen.append(seen)
         name = self.plan.pop(0) if self.plan else "ok"
         self.inside += 1
@@ -102,8 +103,15 @@ async def any_fault(name: str, seen: Seen) -> Response | None:
 
 
 async def wait_gone(seen: Seen, seconds: float) -> None:
-    """Sleep; notes when the client hangs up meanwhile (uvicorn then cancels nothing, so the stream is what tells)."""
-    await asyncio.sleep(seconds)
+    """Sleep, or note that the client hung up meanwhile."""
+    assert seen.request is not None
+    try:
+        async with asyncio.timeout(seconds):
+            while (await seen.request.receive())["type"] != "http.disconnect":
+                pass
+            seen.gone.set()
+    except TimeoutError:
+        pass
 
 
 def whole(message: dict[str, Any], finish: str = "stop", **more: Any) -> dict[str, Any]:
@@ -118,7 +126,7 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict
 
 
 def logprob_content(values: tuple[float, ...]) -> dict[str, Any]:
-    return {"content": [{"token": "x", "logprob": value, "bytes": None, "top_logprobs": []} for value in values]}
+    return {"content": [{"token": "x", "logprob": value, "bytes": [120], "top_logprobs": []} for value in values]}
 
 
 async def OPENAI(name: str, seen: Seen) -> Response:
@@ -136,6 +144,8 @@ async def OPENAI(name: str, seen: Seen) -> Response:
         return error(429, "You exceeded your quota", {"retry-after": "1"}, code="insufficient_quota")
     if seen.path.endswith("/completions") and not seen.path.endswith("chat/completions"):
         return completions(name, body)
+    if name == "echo-model":
+        await asyncio.sleep(0.03)
     if body.get("stream") and name != "no-stream":
         return StreamingResponse(openai_stream(name, body), media_type="text/event-stream")
     return JSONResponse(openai_whole(name, body))
