@@ -2,10 +2,10 @@
 
 usage: python benchmarks/decode_speed.py [--save] [--batches 1 8 32] [--tokens 64]
 
-Small models with equal weights on both sides: full rotary attention (a Llama for transformers) and Kimi Linear's hybrid
-(KKKM), of about 1 and 4 million parameters. Greedy, one thread, random prompts of 16 tokens; both sides must give the same tokens, up to ties within
-rounding. "ours" is a model as users open it: the engine with its worker thread, the prompt's pass included, as for
-generate. CPU time of the process, best of several, alternating. The bound is the larger of two: every weight read once
+Small models with equal weights on both sides, of about 1 and 4 million parameters: full rotary attention (a Llama for
+transformers) and Kimi Linear's hybrid (KKKM). Greedy, one thread, random prompts of 16 tokens; both sides must give the
+same tokens, up to ties within rounding. "ours" is the engine as users run it, with its worker thread; reading the
+prompts is part of it, as it is part of generate. CPU time of the process, best of several, alternating. The bound is the larger of two: every weight read once
 per step at this machine's bandwidth, and the products' arithmetic at the speed of one large product.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from fairtrial.nn.tokenizer import Tokenizer
 
 PROMPT = 16
 SHAPES = {
-    "1M": dict(vocab=2048, hidden=128, layers=4, intermediate=352, init_std=0.15),
-    "4M": dict(vocab=4096, hidden=256, layers=4, intermediate=704, init_std=0.1),
+    "1M": {"vocab": 2048, "hidden": 128, "layers": 4, "intermediate": 352, "init_std": 0.15},
+    "4M": {"vocab": 4096, "hidden": 256, "layers": 4, "intermediate": 704, "init_std": 0.1},
 }
 
 
@@ -115,8 +116,8 @@ def compare(ours: Model, theirs: torch.nn.Module, batch: int, tokens: int, budge
     best, spent, rounds, same = [float("inf")] * 2, 0.0, 0, 0.0
     while rounds < 3 or spent < budget:
         prompts = torch.randint(0, ours.config.vocab, (batch, PROMPT), generator=g).tolist()
-        took_ours, mine = cpu(lambda: ours_once(engine, prompts, tokens))
-        took_theirs, other = cpu(lambda: theirs_once(theirs, prompts, tokens))
+        took_ours, mine = cpu(partial(ours_once, engine, prompts, tokens))
+        took_theirs, other = cpu(partial(theirs_once, theirs, prompts, tokens))
         best = [min(best[0], took_ours), min(best[1], took_theirs)]
         same = sum(a == b for x, y in zip(mine, other, strict=True) for a, b in zip(x, y, strict=True))
         same /= batch * tokens
@@ -150,10 +151,11 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     bandwidth, speed = measured_bandwidth(), measured_speed()
     lines = [
-        f"Decoding, CPU ms per token and sequence: prompts of {PROMPT}, {options.tokens} new tokens, greedy, fp32, 1 thread",
-        f"transformers {transformers.__version__} generate; bandwidth {bandwidth / 1e9:.1f} GB/s, products {speed / 1e9:.0f} GF/s",
+        f"CPU ms per token and sequence: prompts of {PROMPT}, {options.tokens} new tokens, greedy, fp32, 1 thread",
+        f"transformers {transformers.__version__} generate; measured: {bandwidth / 1e9:.1f} GB/s, {speed / 1e9:.0f} GF/s",
         "",
-        f"{'model':<10}{'batch':>6}{'ours':>9}{'theirs':>9}{'ratio':>8}{'tokens/s':>10}{'bound':>9}{'of bound':>10}{'equal':>8}",
+        f"{'model':<10}{'batch':>6}{'ours':>9}{'theirs':>9}{'ratio':>8}"
+        f"{'tokens/s':>10}{'bound':>9}{'of bound':>10}{'equal':>8}",
     ]
     print("\n".join(lines), flush=True)
     missed: list[str] = []

@@ -17,10 +17,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-from fairtrial.core.errors import UserError
-from fairtrial.models.model import ContextTooLongError, Delta, Message, Pair, Reply, Request, Sampling
-from fairtrial.models.native.model import NativeModel
-from fairtrial.models.opening import open_model
+from fairtrial.core.errors import UserError  # noqa: E402
+from fairtrial.models.model import ContextTooLongError, Delta, Message, Pair, Reply, Request, Sampling  # noqa: E402
+from fairtrial.models.native.model import NativeModel  # noqa: E402
+from fairtrial.models.opening import open_model  # noqa: E402
 
 T = TypeVar("T")
 Maker = Callable[..., Path]

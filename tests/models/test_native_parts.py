@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-from fairtrial.core.errors import UserError
-from fairtrial.models.model import Message, ToolCall
-from fairtrial.models.native.chat import Chat, spelled
-from fairtrial.models.native.prefix import Prefixes
-from fairtrial.models.native.sampling import Draw, cut, draw
-from fairtrial.models.native.text import Text, held_back
-from fairtrial.nn.state import State
-from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.core.errors import UserError  # noqa: E402
+from fairtrial.models.model import Message, ToolCall  # noqa: E402
+from fairtrial.models.native.chat import Chat, spelled  # noqa: E402
+from fairtrial.models.native.prefix import Prefixes  # noqa: E402
+from fairtrial.models.native.sampling import Draw, cut, draw  # noqa: E402
+from fairtrial.models.native.text import Text, held_back  # noqa: E402
+from fairtrial.nn.state import State  # noqa: E402
+from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
 
 TEXT = 'The quick brown fox jumps over the lazy dog. {"name": "add", "arguments": {"a": 1}} Zwölf Boxkämpfer. 日本語'
 TOKENIZER = Tokenizer.train([TEXT], vocab_size=300)
@@ -180,8 +180,8 @@ def test_draws_follow_the_distribution_they_report():
         (Draw(1.0, 1.0, 0, 7), [0.5, 0.25, 0.125, 0.0625, 0.0625]),
         (Draw(1.0, 1.0, 2, 7), [2 / 3, 1 / 3, 0, 0, 0]),
         (Draw(1.0, 0.8, 0, 7), [4 / 7, 2 / 7, 1 / 7, 0, 0]),
-        (Draw(0.5, 1.0, 0, 7), [0.25 / 0.3359375, 0.0625 / 0.3359375, 0.015625 / 0.3359375, 0.00390625 / 0.3359375] * 1 + [0.00390625 / 0.3359375]),
-    ):  # fmt: skip
+        (Draw(0.5, 1.0, 0, 7), [64 / 86, 16 / 86, 4 / 86, 1 / 86, 1 / 86]),
+    ):
         counts: Counter[int] = Counter()
         for _ in range(1500):
             (token,), (logprob,) = draw(logits[None].clone(), [one], [None])

@@ -8,12 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fairtrial.nn.config import ModelConfig
-from fairtrial.nn.decode import ForwardBatch, decode_batch, joined, read
-from fairtrial.nn.decode_fast import FastBatch
-from fairtrial.nn.model import Model
+from fairtrial.nn.config import ModelConfig  # noqa: E402
+from fairtrial.nn.decode import ForwardBatch, decode_batch, joined, read  # noqa: E402
+from fairtrial.nn.decode_fast import FastBatch  # noqa: E402
+from fairtrial.nn.model import Model  # noqa: E402
 
-SMALL = dict(
+SMALL: dict[str, object] = dict(  # noqa: C408
     vocab=97, hidden=48, intermediate=80, heads=4, kv_heads=2, head_dim=16, window=7, kda_heads=2, kda_key_dim=16,
     kda_value_heads=4, kda_gate_rank=8, kv_rank=24, nope_dim=16, rope_dim=8, mla_value_dim=16, init_std=0.15,
 )  # fmt: skip

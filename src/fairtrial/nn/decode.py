@@ -18,6 +18,7 @@ from fairtrial.nn.call import make_call
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import LayerState, Rows, State
 
+
 class DecodeBatch(Protocol):
     """Sequences 0..rows-1 that decode together. One thread."""
 

@@ -76,7 +76,7 @@ class Mixer(Protocol):
 
 
 def scaled(x_ND: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last axis, without a weight."""
+    """RMSNorm without its weight: x / sqrt(mean(x^2) + eps) over the last axis."""
     norm = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
     return x_ND * norm.square_().mul_(1 / x_ND.shape[-1]).add_(eps).rsqrt_()
 
@@ -126,8 +126,8 @@ class KdaStep:
         self.S = new(slots, values, keys, width)
         self.qk, self.v = new(2, slots, heads, keys), new(slots, values, width)
         self.g, self.beta, self.o = new(slots, values, keys), new(slots, values), new(slots, values, width)
-        self.kernel = None if kda_c.available() else kda_c._load(os.environ.get(kda_c.SWITCH, ""))  # noqa: SLF001
-        self.arguments = kda_c._Arguments(  # noqa: SLF001
+        self.kernel = None if kda_c.available() else kda_c._load(os.environ.get(kda_c.SWITCH, ""))
+        self.arguments = kda_c._Arguments(
             n=0, t=1, h=heads, hv=values, k=keys, v=width, threads=1, parts=1, scale=keys**-0.5,
             q=self.qk[0].data_ptr(), key=self.qk[1].data_ptr(), val=self.v.data_ptr(), g=self.g.data_ptr(),
             beta=self.beta.data_ptr(), s0=self.S.data_ptr(), s1=self.S.data_ptr(), o=self.o.data_ptr(),
@@ -323,7 +323,7 @@ class LatentStep:
         self.rows = Columns(slots, 1, layer.latent + layer.shared, self.w_in)
         self.frequency = None
         if config.mla_rope != "none":
-            self.frequency = layer._frequencies(layer.shared, self.w_in)  # noqa: SLF001
+            self.frequency = layer._frequencies(layer.shared, self.w_in)
 
     def step(self, x_ND: Tensor, place: Place) -> None:
         """See `Mixer`."""

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from fairtrial.core.errors import UserError
@@ -71,7 +72,7 @@ class Chat:
         places = [place for place, index in enumerate(own) if index == self.call]
         content = self.tokenizer.decode(own[: places[0]] if places else own)
         borders = [*places, len(own)]
-        texts = [self.tokenizer.decode(own[a + 1 : b]) for a, b in zip(borders, borders[1:], strict=False)]
+        texts = [self.tokenizer.decode(own[a + 1 : b]) for a, b in pairwise(borders)]
         return Parsed(content, tuple(_call(text, ids, number) for number, text in enumerate(texts)))
 
     def _inside(self, message: Message) -> list[int]:

@@ -243,7 +243,7 @@ class Engine:
                 pieces.append((job.prompt[job.at : stop], job.state))
                 jobs.append(job)
                 room -= stop - job.at
-            if room == 0 or job.borders and self._shares(job):
+            if room == 0 or (job.borders and self._shares(job)):
                 break
         if pieces:
             for job, (ids, _), state in zip(jobs, pieces, read(self.model, pieces, exact=self._exact), strict=True):

@@ -1,4 +1,4 @@
-"""The kind `native`: a folder with a model of our own family and its tokenizer (`native:runs/model`). Loads no torch."""
+"""The kind `native`: a folder with a model of our own family and its tokenizer (`native:runs/model`). No torch here."""
 
 from __future__ import annotations
 

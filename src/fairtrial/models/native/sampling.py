@@ -1,8 +1,8 @@
 """How the next token is drawn: one generator for each request, so that a draw depends on its own request alone.
 
 A token is the first one whose cumulated probability exceeds a uniform number u; a request's k-th token uses its
-generator's k-th number, whatever else is in the batch. Log-probabilities are those of the distribution drawn from, after
-temperature, grammar, top-k and top-p; at temperature 0 that is a point: the log-probability of what it gives is 0.
+generator's k-th number, whatever else is in the batch. Log-probabilities are those of the distribution drawn from:
+after grammar, temperature, top-k and top-p. At temperature 0 that is a point, and its log-probability is 0.
 Legend: N requests, V vocabulary.
 """
 
@@ -29,7 +29,7 @@ class Draw:
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
+        self._random = random.Random(self.seed)  # noqa: S311 - a repeatable draw, no secret
 
     @staticmethod
     def of(sampling: Sampling, seed: int) -> Draw:
