@@ -5,8 +5,9 @@ usage: python benchmarks/decode_speed.py [--save] [--batches 1 8 32] [--tokens 6
 Small models with equal weights on both sides, of about 1 and 4 million parameters: full rotary attention (a Llama for
 transformers) and Kimi Linear's hybrid (KKKM). Greedy, one thread, random prompts of 16 tokens; both sides must give the
 same tokens, up to ties within rounding. "ours" is the engine as users run it, with its worker thread; reading the
-prompts is part of it, as it is part of generate. CPU time of the process, best of several, alternating. The bound is the larger of two: every weight read once
-per step at this machine's bandwidth, and the products' arithmetic at the speed of one large product.
+prompts is part of it, as it is part of generate. CPU time of the
+process, best of several, alternating. The bound is the larger of two: every weight read once per step at this machine's
+bandwidth, and the products' arithmetic at the speed of one large product.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def kimi(heads: int, shape: dict[str, Any]) -> tuple[Model, torch.nn.Module]:
     from transformers import AutoModelForCausalLM
 
     config = ModelConfig(
-        pattern="KKKM", heads=heads, kda_heads=heads, kda_key_dim=64, kda_gate_rank=64, experts=2, dense_layers=4, kv_rank=128, nope_dim=64, rope_dim=32,
-        mla_value_dim=64, mla_rope="none", **shape,
+        pattern="KKKM", heads=heads, kda_heads=heads, kda_key_dim=64, kda_gate_rank=64, kv_rank=128, nope_dim=64,
+        rope_dim=32, mla_value_dim=64, experts=2, dense_layers=4, mla_rope="none", **shape,
     )  # fmt: skip
     ours = Model(config).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +153,7 @@ def main() -> None:
     bandwidth, speed = measured_bandwidth(), measured_speed()
     lines = [
         f"CPU ms per token and sequence: prompts of {PROMPT}, {options.tokens} new tokens, greedy, fp32, 1 thread",
-        f"transformers {transformers.__version__} generate; measured: {bandwidth / 1e9:.1f} GB/s, {speed / 1e9:.0f} GF/s",
+        f"transformers {transformers.__version__}; measured: {bandwidth / 1e9:.1f} GB/s, {speed / 1e9:.0f} GF/s",
         "",
         f"{'model':<10}{'batch':>6}{'ours':>9}{'theirs':>9}{'ratio':>8}"
         f"{'tokens/s':>10}{'bound':>9}{'of bound':>10}{'equal':>8}",

@@ -240,6 +240,25 @@ def test_one_bad_request_does_not_touch_its_neighbours(native_folder: Path):
     with_model(native_folder, use)
 
 
+def test_an_event_loop_that_ends_in_the_middle_leaves_the_engine_to_others(native_folder: Path):
+    model = open_model(f"native:{native_folder}", native_folder)
+
+    async def hang_up() -> None:
+        endless = Request(prompt="a", sampling=Sampling(regex="[a-z]{100000}"))
+        task = asyncio.create_task(model.generate(endless, on_delta=lambda delta: None))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+
+    async def ask() -> Reply:
+        return await asyncio.wait_for(model.generate(Request(prompt="b", sampling=Sampling(max_tokens=4))), 20)
+
+    asyncio.run(hang_up())
+    assert asyncio.run(ask()).completion_ids
+    asyncio.run(model.close())
+    with pytest.raises(RuntimeError, match="closed"):
+        asyncio.run(ask())
+
+
 def test_the_context_is_kept_to(native_folder: Path):
     async def use(model: NativeModel) -> None:
         with pytest.raises(ContextTooLongError) as caught:

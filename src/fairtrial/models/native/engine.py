@@ -8,6 +8,7 @@ before. Nothing of a request is kept in anything that another one reads, but for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import queue
 import threading
@@ -144,6 +145,8 @@ class Engine:
 
     def weights_changed(self) -> None:
         """Forget what was computed with the old weights. Only inside `run`, while nothing is decoding."""
+        with torch.inference_mode():
+            self._drop_cancelled()
         if self._running or self._reading:
             raise RuntimeError("the weights changed under running requests; wait for them first")
         self.prefixes.clear()
@@ -331,8 +334,8 @@ class Engine:
 
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    """Call on an event loop's thread; a loop that is gone has nobody left who waits."""
-    if not loop.is_closed():
+    """Call on an event loop's thread; a loop that is closed has nobody left who waits."""
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
 
 
