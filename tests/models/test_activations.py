@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 
 import pytest
@@ -10,9 +11,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from fairtrial.core.errors import UserError  # noqa: E402
-from fairtrial.models.activations import Edit, Site, activations, site_width  # noqa: E402
+from fairtrial.models.activations import Edit, Site, activations, site_width, tapped  # noqa: E402
+from fairtrial.models.model import Request, Sampling  # noqa: E402
+from fairtrial.models.native.kind import NativeSettings  # noqa: E402
+from fairtrial.models.native.model import NativeModel  # noqa: E402
 from fairtrial.nn.config import ModelConfig  # noqa: E402
 from fairtrial.nn.model import Model  # noqa: E402
+from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
 
 torch.set_num_threads(1)
 WIDTH, VOCAB = 32, 50
@@ -162,6 +167,32 @@ def test_cached_decoding_counts_positions_from_the_start_of_the_sequence():
         torch.testing.assert_close(taken[Site(1)], whole[Site(1)], rtol=1e-4, atol=1e-5)
         assert [part.shape[1] for part in taken.passes(Site(1))] == [5, 1, 1, 2]
         assert taken.positions(Site(1)).tolist() == [list(range(9))] * 2
+
+
+def test_a_native_model_is_hooked_while_it_answers():
+    tokenizer = Tokenizer.train(["hello world " * 20], vocab_size=290)
+    config = ModelConfig(
+        hidden=WIDTH, layers=2, pattern="KF", vocab=tokenizer.vocab_size, intermediate=48, heads=2, head_dim=8,
+        kda_heads=2, kda_key_dim=8, init_std=0.2,
+    )  # fmt: skip
+    settings = NativeSettings(path="-", exact=True, prefix_mib=0)
+    request = Request(prompt="hello world hello", sampling=Sampling(temperature=0, max_tokens=6))
+    edit = Edit(Site(0), None, torch.randn(WIDTH, generator=torch.Generator().manual_seed(0)), scale=30.0)
+
+    async def main():
+        model = NativeModel(Model(config), tokenizer, settings, name="m", weights_version=None)
+        plain = await model.generate(request)
+        with activations(model.net, [Site(0)], [edit]) as taken:
+            assert tapped(model.net)
+            edited = await model.generate(request)
+        after = await model.generate(request)
+        assert not tapped(model.net)
+        await model.close()
+        return plain, edited, after, taken.positions(Site(0))[0].tolist()
+
+    plain, edited, after, positions = asyncio.run(main())
+    assert edited.completion_ids != plain.completion_ids == after.completion_ids
+    assert positions == list(range(len(edited.prompt_ids) + len(edited.completion_ids) - 1))
 
 
 def test_padding_has_no_position():

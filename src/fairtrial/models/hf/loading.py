@@ -79,6 +79,8 @@ def _tokenizer(source: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - the libraries raise anything for files that they cannot use
+        if not Path(source).is_dir():
+            raise UserError(f'path: "{source}" is no folder here, and not from the hub: {_short(error)}') from None
         raise UserError(f"{source}: no usable tokenizer: {_short(error)}") from None
 
 

@@ -96,7 +96,7 @@ class HuggingFaceModel:
         `Reply.sampling["verbatim"]` is False where the chat template did not let the ids of earlier replies through, so
         that their text was tokenised again.
         """
-        prompt = await asyncio.to_thread(self._prompt, request)
+        prompt, matcher = await asyncio.to_thread(self._prepare, request)
         sampling = request.sampling
         room = None if self._context is None else self._context - len(prompt.ids)
         if room is not None and room < 1:
@@ -109,7 +109,7 @@ class HuggingFaceModel:
             min(limits, default=None),
             self.ends,
             Growing(self.words, sampling.stop, self._chat if request.messages is not None and request.tools else None),
-            matcher=self._matcher(request),
+            matcher=matcher,
             on_delta=on_delta,
         )
         await self.engine.submit(job)
@@ -129,6 +129,10 @@ class HuggingFaceModel:
         """See `Model.close`."""
         await self.engine.close()
 
+    def _prepare(self, request: Request) -> tuple[Prompt, Matcher | None]:
+        with self._lock:  # tokenizers and their tables are for one thread at a time
+            return self._prompt(request), self._matcher(request)
+
     def _matcher(self, request: Request) -> Matcher | None:
         sampling = request.sampling
         if sampling.json_schema is None and sampling.regex is None:
@@ -138,14 +142,13 @@ class HuggingFaceModel:
         return self._grammars.matcher(sampling)
 
     def _prompt(self, request: Request) -> Prompt:
-        with self._lock:  # tokenizers and their tables are for one thread at a time
-            if request.messages is not None:
-                return self._chat.prompt(request.messages, request.tools)
-            if request.prompt is not None:
-                ids = self.words.encode(request.prompt, start=True)
-                if not ids:
-                    raise UserError("prompt: the tokenizer makes no tokens of it; give more text")
-                return Prompt(ids)
+        if request.messages is not None:
+            return self._chat.prompt(request.messages, request.tools)
+        if request.prompt is not None:
+            ids = self.words.encode(request.prompt, start=True)
+            if not ids:
+                raise UserError("prompt: the tokenizer makes no tokens of it; give more text")
+            return Prompt(ids)
         ids = list(request.prompt_ids or ())
         wrong = next((index for index in ids if not 0 <= index < self._width), None)
         if wrong is not None:
