@@ -59,7 +59,7 @@ def test_text_usage_and_price(server, deltas):
     assert (reply.completion_ids, reply.logprobs) == (None, None)
     if deltas is not None:
         assert "".join(delta.text for delta in deltas) == TEXT
-    assert server.seen[0].headers["x-api-key"] == KEY
+    assert KEY in str(server.seen[0].headers)
     assert server.seen[0].body["max_tokens"] == 4096
 
 
@@ -198,5 +198,5 @@ def test_a_missing_key_is_named_and_a_server_nearby_gets_none(server, monkeypatc
 
     assert asyncio.run(main()).text == TEXT
     headers = server.seen[0].headers
-    assert "x-api-key" not in headers
+    assert not {"x-api-key", "authorization"} & set(headers)
     assert "stray-token" not in str(headers)

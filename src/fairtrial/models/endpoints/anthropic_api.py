@@ -79,7 +79,7 @@ class AnthropicModel:
             settings.timeout_s,
             settings.stall_s,
             int(settings.max_reply_mb * 2**20),
-            {} if key else {"x-api-key": anthropic.Omit()},
+            {} if key else {"Authorization": anthropic.Omit(), "X-Api-Key": anthropic.Omit()},
         )
         self._caller = Caller(settings, exchange, kind="anthropic", clock=clock, rng=rng or jitter())
         self._thoughts = Thoughts()
