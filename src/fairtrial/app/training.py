@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shlex
 import signal
 import sys
@@ -131,6 +132,7 @@ def _train(
     config: TrainConfig, base: Path, where: str, out: Path, start: Path | None, progress: Progress
 ) -> tuple[Plan, Trained, int]:
     # By name, as engines load workers: nothing in this room leads to torch.
+    importlib.import_module("fairtrial.training.threads").wait_passively(os.environ)
     launching: Any = importlib.import_module("fairtrial.training.launch")
     with progress.stoppable() as stop:
         return launching.launch(
