@@ -106,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(1)
     learned, held = texts()
     lines = [
-        f"{len(learned):,} bytes to learn, {options.seconds:.0f} CPU seconds each; {PROMPTS} prompts, {LENGTH} bytes each",
+        f"{len(learned):,} bytes to learn, {options.seconds:.0f} CPU seconds each; {PROMPTS} prompts of {LENGTH} bytes",
         machine(),
         "",
         "seed  mtp_steps  steps  bits/byte  drafts  accept length greedy  (time)  sampled at 1  (time)  other tokens",
