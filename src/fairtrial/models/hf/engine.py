@@ -15,6 +15,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -355,7 +356,7 @@ def _wide(x_BHSE: Tensor, width: int) -> Tensor:
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
     """Call on an event loop's thread; a loop that is gone has nobody left who waits."""
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # closed
         loop.call_soon_threadsafe(function, *arguments)
 
 
