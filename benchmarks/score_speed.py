@@ -1,8 +1,8 @@
 """Scoring multiple choice against lm-evaluation-harness: CPU time, largest difference, accuracies.
 
-usage: python benchmarks/score_speed.py --peer PYTHON [--save] [--questions 400] [--few 160] [--batch 32] [--repeats 2]
-PYTHON: of a virtual environment with `lm_eval`, `accelerate`, `torch`, `transformers` (and `pydantic`, for the rows in
-which the harness drives a model of fairtrial.nn). Without --peer only our side is measured.
+usage: python benchmarks/score_speed.py --peer PYTHON [--save] [--questions N] [--few N] [--batch 32] [--repeats 2]
+PYTHON: of a virtual environment with `lm_eval`, `accelerate`, `torch`, `transformers` (and `pydantic`, for the rows
+in which the harness drives a model of fairtrial.nn). Without --peer only our side is measured.
 
 PIQA validation items under ../shared/cases/global_piqa, prompt "Question: {goal}\\nAnswer:", one space before an option.
 Models have random weights and a BPE of 8,192 tokens learned from the items; one thread, fp32, everything in a folder

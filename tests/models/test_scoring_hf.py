@@ -5,10 +5,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fairtrial.core.errors import UserError
-from fairtrial.models.hf.score import score_hf
-from fairtrial.models.model import ContextTooLongError, Pair
-from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.core.errors import UserError  # noqa: E402
+from fairtrial.models.hf.score import score_hf  # noqa: E402
+from fairtrial.models.model import ContextTooLongError, Pair  # noqa: E402
+from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
 
 TEXTS = [
     "Question: How do I boil an egg?\nAnswer: Put it into boiling water for nine minutes.",
@@ -81,3 +81,37 @@ def test_equal_to_one_pair_at_a_time(name, budget, tokenizer):
     scores = score_hf(model, tokenizer, PAIRS, budget=budget)
     for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
         assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
+
+
+def test_other_passes_of_the_model_see_every_position(tokenizer):
+    model = build("llama")
+    tokens = torch.arange(10)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+        score_hf(model, tokenizer, PAIRS)
+        assert torch.equal(model(tokens).logits, before)
+
+
+def test_a_cache_that_forgets_is_not_used(tokenizer):
+    class Forgetful(transformers.MistralForCausalLM):
+        def forward(self, *args, past_key_values=None, use_cache=None, **kwargs):
+            if past_key_values is None or past_key_values.get_seq_length() == 0:
+                return super().forward(*args, past_key_values=past_key_values, use_cache=use_cache, **kwargs)
+            out = super().forward(*args, use_cache=False, **kwargs)
+            out.past_key_values = past_key_values
+            return out
+
+    torch.manual_seed(5)
+    model = Forgetful(MODELS["mistral"]).eval()
+    scores = score_hf(model, tokenizer, PAIRS)
+    for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
+        assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
+
+
+def test_too_long_and_empty_are_one_line(tokenizer):
+    model = build("llama")
+    with pytest.raises(ContextTooLongError) as raised:
+        score_hf(model, tokenizer, [Pair("Question: " * 600, "x")])
+    assert raised.value.limit == 512
+    with pytest.raises(UserError, match=r"pairs\[0\].continuation is empty"):
+        score_hf(model, tokenizer, [Pair("a", "")])

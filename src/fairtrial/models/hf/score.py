@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fairtrial.core.errors import UserError
 from fairtrial.models.model import Pair, Score
-from fairtrial.models.reading import batch_tokens, places, write_scores
+from fairtrial.models.reading import batch_tokens, pass_tokens, places, write_scores
 from fairtrial.models.scoring import Node, Row, Sheet, batches, encode_pairs, plan, rows_of
 
 TOLERANCE = 1e-3
@@ -53,6 +53,7 @@ def score_hf(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, budget: int =
         name=name,
     )
     rows = rows_of(encoded)
+    budget = pass_tokens(budget, model.get_input_embeddings().weight.device)
     tree, sheet = plan(rows), Sheet.of(len(pairs))
     with _Head(model) as head:
         if tree.nodes and not _continues(head, tree):

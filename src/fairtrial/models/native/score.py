@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairtrial.models.model import Pair, Score
-from fairtrial.models.reading import batch_tokens, places, write_scores
+from fairtrial.models.reading import batch_tokens, pass_tokens, places, write_scores
 from fairtrial.models.scoring import Node, Row, Sheet, batches, encode_pairs, plan, rows_of
 from fairtrial.nn.call import make_call
 from fairtrial.nn.model import Model
@@ -46,6 +46,7 @@ def score_native(
     encoded = encode_pairs(
         pairs, tokenizer.encode_many, start, context=context, vocab=model.config.vocab, name="native model"
     )
+    budget = pass_tokens(budget, model.model.embed_tokens.weight.device)
     sheet = Sheet.of(len(pairs))
     todo: list[tuple[Node, State | None]] = [(plan(rows_of(encoded)), None)]
     while todo:
