@@ -159,7 +159,7 @@ class AnthropicReader:
             case "content_block_delta":
                 return self._add(_index(data), _object(data, "delta"))
             case "message_delta":
-                self._about({"usage": data.get("usage")})
+                self._about({"usage": data.get("usage")})  # its counts are cumulative: they replace the first ones
                 if stop := _object(data, "delta").get("stop_reason"):
                     self._stop = str(stop)
         return None

@@ -149,7 +149,8 @@ class OpenAIReader:
         text = _text(part.get("content") if "content" in part else part.get("text"))
         reasoning = _text(part.get("reasoning_content") or part.get("reasoning"))
         refusal = _text(part.get("refusal"))
-        for position, call in enumerate(part.get("tool_calls") or ()):
+        calls = part.get("tool_calls")
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
             self._add_call(call, position)
         if (ids := _ids(choice.get("prompt_token_ids"))) is not None:
             self.prompt_ids = ids
