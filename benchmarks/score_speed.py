@@ -4,7 +4,7 @@ usage: python benchmarks/score_speed.py --peer PYTHON [--save] [--questions N] [
 PYTHON: of a virtual environment with `lm_eval`, `accelerate`, `torch`, `transformers` (and `pydantic`, for the rows
 in which the harness drives a model of fairtrial.nn). Without --peer only our side is measured.
 
-PIQA validation items under ../shared/cases/global_piqa, prompt "Question: {goal}\\nAnswer:", one space before an option.
+PIQA validation items under ../shared/cases/global_piqa, prompt "Question: {goal}\\nAnswer:", one space before options.
 Models have random weights and a BPE of 8,192 tokens learned from the items; one thread, fp32, everything in a folder
 that is thrown away. 5 shots: five items of the file's end, the same for every question, or five drawn for each question
 (the harness' default), where only the options of a question share much. Both sides include tokenisation.
