@@ -106,6 +106,18 @@ def test_kda_layers_against_the_equations(kind):
         assert got.abs().max() > 0.01
 
 
+def test_gradients_of_the_short_convolution_equal_numerical_ones():
+    from fairtrial.nn.kda_layer import causal_conv
+
+    generator = torch.Generator().manual_seed(0)
+    x, weight, tail = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in ((2, 7, 3), (3, 4), (2, 3, 3))
+    )
+    call = make_call(torch.Size([2, 7]), None, None)
+    assert torch.autograd.gradcheck(lambda *given: causal_conv(*given, call), (x, weight, tail))
+
+
 @pytest.mark.parametrize("kind", ["F", "P", "W"])
 def test_softmax_layers_against_the_equations(kind):
     layer = small(kind).model.layers[0].self_attn
