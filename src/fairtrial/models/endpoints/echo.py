@@ -31,7 +31,7 @@ def read_echo(value: Any) -> Echoed | None:
         return None
     offsets, top = value.get("text_offset"), value.get("top_logprobs")
     has_offsets = isinstance(offsets, list) and len(offsets) == len(tokens)
-    has_offsets = has_offsets and all(isinstance(offset, int) for offset in offsets)
+    has_offsets = has_offsets and all(isinstance(offset, int) for offset in offsets or ())
     has_top = isinstance(top, list) and len(top) == len(tokens)
     return Echoed(
         tuple(str(token) for token in tokens),
