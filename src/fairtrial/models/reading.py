@@ -60,7 +60,7 @@ def write_scores(
 
 
 def score_logits(logits_NV: Tensor, targets_N: Tensor) -> tuple[list[float], list[bool]]:
-    """Each target's log-probability, in at least fp32, and whether it is the most likely token (the lowest of equals)."""
+    """Log-probabilities of the targets, in at least fp32, and whether each is the most likely (first of equals)."""
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     chosen_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
     logprobs_N = chosen_N - torch.logsumexp(logits_NV, -1)
