@@ -169,24 +169,25 @@ def test_cached_decoding_counts_positions_from_the_start_of_the_sequence():
         assert taken.positions(Site(1)).tolist() == [list(range(9))] * 2
 
 
-def test_a_native_model_is_hooked_while_it_answers():
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_native_model_is_hooked_while_it_answers(exact: bool):
     tokenizer = Tokenizer.train(["hello world " * 20], vocab_size=290)
     config = ModelConfig(
         hidden=WIDTH, layers=2, pattern="KF", vocab=tokenizer.vocab_size, intermediate=48, heads=2, head_dim=8,
         kda_heads=2, kda_key_dim=8, init_std=0.2,
     )  # fmt: skip
-    settings = NativeSettings(path="-", exact=True, prefix_mib=0)
-    request = Request(prompt="hello world hello", sampling=Sampling(temperature=0, max_tokens=6))
+    settings = NativeSettings(path="-", exact=exact)
+    request = Request(prompt="hello world " * 40, sampling=Sampling(temperature=0, max_tokens=6))
     edit = Edit(Site(0), None, torch.randn(WIDTH, generator=torch.Generator().manual_seed(0)), scale=30.0)
 
     async def main():
         model = NativeModel(Model(config), tokenizer, settings, name="m", weights_version=None)
         plain = await model.generate(request)
         with activations(model.net, [Site(0)], [edit]) as taken:
-            assert tapped(model.net)
+            assert tapped(model.net.modules())
             edited = await model.generate(request)
-        after = await model.generate(request)
-        assert not tapped(model.net)
+        after = await model.generate(request)  # nothing of the edited run is anybody's prefix
+        assert not tapped(model.net.modules())
         await model.close()
         return plain, edited, after, taken.positions(Site(0))[0].tolist()
 

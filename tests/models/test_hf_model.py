@@ -82,7 +82,11 @@ def test_greedy_is_what_transformers_generates(folder):
     wanted = net.generate(given, max_new_tokens=24, do_sample=False)[0, given.shape[1] :].tolist()
     assert list(reply.completion_ids) == wanted
     assert reply.finish == ("stop" if wanted[-1] == net.config.eos_token_id else "length")
-    assert reply.logprobs == (0.0,) * len(wanted)
+    with torch.no_grad():
+        logp = torch.log_softmax(net(torch.tensor([[*reply.prompt_ids, *wanted]])).logits[0].float(), -1)
+    first = len(reply.prompt_ids) - 1
+    own = [float(logp[first + step, token]) for step, token in enumerate(wanted)]
+    assert reply.logprobs == pytest.approx(own, abs=1e-4), "at temperature 0 they are those of temperature 1"
 
 
 SMALL = {"vocab_size": 0, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "eos_token_id": None,

@@ -17,17 +17,15 @@ In the native family, and in most others, "attention" and "mlp" are what is adde
 
 At one site edits come first, in their order, then the read: a read sees what the model goes on with. Positions count
 the tokens of each sequence from 0, also in cached decoding and behind padding, which itself has none (-1).
-A native model that answers takes a step that goes around its modules and keeps prefixes: open it with `exact = true`
-and `prefix_mib = 0` to hook it while it answers (`tapped` tells an engine that somebody does).
+A native model that answers goes through its modules, and keeps no prefixes, as long as it is hooked (`tapped`).
 An edit at position p changes no bit before p, except where experts round by how many tokens they get (there: a native
 pass with `exact=True`).
 Legend: B batch, T time, D model width, H heads, V width of a head, W width at a site (D or V), P given positions.
 """
-# ruff: noqa: N803, N806, N815 - tensors carry their axes in their names
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -157,9 +155,12 @@ def layer_count(model: nn.Module) -> int:
     return len(_tap(model).layers)
 
 
-def tapped(model: nn.Module) -> bool:
-    """Whether anything hooks the model now. Then nobody may go around its modules or reuse what they gave before."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+def tapped(modules: Iterable[nn.Module]) -> bool:
+    """Whether anything hooks these modules (`model.modules()`) now.
+
+    Then nobody may go around them or reuse what they gave before.
+    """
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def site_width(model: nn.Module, site: Site) -> int:

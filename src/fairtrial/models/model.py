@@ -226,9 +226,7 @@ class ContextTooLongError(UserError):
     def __init__(self, tokens: int | None, limit: int | None, model: str) -> None:
         has = "the prompt has too many tokens" if tokens is None else f"the prompt has {tokens} tokens"
         takes = "" if limit is None else f" takes {limit}"
-        super().__init__(
-            f'{has}, "{model}"{takes or " takes fewer"}: shorten it or choose a model with more context'
-        )
+        super().__init__(f'{has}, "{model}"{takes or " takes fewer"}: shorten it or choose a model with more context')
         self.tokens, self.limit, self.model = tokens, limit, model
 
     def __reduce__(self) -> tuple[type[ContextTooLongError], tuple[int | None, int | None, str]]:

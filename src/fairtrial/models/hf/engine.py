@@ -5,7 +5,6 @@ it is finished or when its task is cancelled. Exact, each request is computed on
 request alone, bitwise; else those that run are one batch, padded at the left, and rounding depends on the company.
 Legend: B batch, T time, S cached tokens, V vocabulary, N running requests.
 """
-# ruff: noqa: N803, N806 - tensors carry their axes in their names
 
 from __future__ import annotations
 

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from fairtrial.core.errors import UserError
+from fairtrial.models.activations import tapped
 from fairtrial.models.model import Delta
 from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.prefix import Prefixes
 from fairtrial.models.native.sampling import Draw, draw
 from fairtrial.models.native.text import Text
-from fairtrial.nn.decode import DecodeBatch, decode_batch, read
+from fairtrial.nn.decode import DecodeBatch, ForwardBatch, decode_batch, read
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import State
 from fairtrial.nn.tokenizer import Tokenizer
@@ -101,7 +102,9 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._reading: deque[Job] = deque()
         self._running: list[Job] = []
-        self._batch: DecodeBatch = decode_batch(model, slots, exact=exact)
+        self._modules = list(model.modules())
+        self._hooked = False
+        self._batch = self._new_batch()
         self.prefixes = Prefixes(prefix_bytes)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="fairtrial-decode", daemon=True)
@@ -150,7 +153,7 @@ class Engine:
         if self._running or self._reading:
             raise RuntimeError("the weights changed under running requests; wait for them first")
         self.prefixes.clear()
-        self._batch = decode_batch(self.model, self.slots, exact=self._exact)
+        self._batch = self._new_batch()
 
     async def close(self) -> None:
         """Stop; what is running fails."""
@@ -172,6 +175,7 @@ class Engine:
             try:
                 with torch.inference_mode():
                     self._drop_cancelled()
+                    self._follow_hooks()
                     self._admit()
                     if self._reading:
                         self._read()
@@ -180,6 +184,24 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
                 self._fail_all(error)
         self._fail_all(RuntimeError("the model was closed"))
+
+    def _new_batch(self) -> DecodeBatch:
+        if self._hooked:  # the lean step would go around the modules
+            return ForwardBatch(self.model, exact=self._exact)
+        return decode_batch(self.model, self.slots, exact=self._exact)
+
+    def _follow_hooks(self) -> None:
+        """Go through the model's modules as long as somebody hooks them; what is decoding goes on where it is."""
+        if (hooked := tapped(self._modules)) == self._hooked:
+            return
+        self._hooked = hooked
+        if hooked:
+            for job in (*self._running, *self._reading):
+                _keep_nothing(job)
+        states = [self._batch.state(row) for row in range(len(self._running))]
+        self._batch = self._new_batch()
+        for state in states:
+            self._batch.join(state)
 
     def _take(self) -> None:
         """Take in what arrived; wait where there is nothing else to do."""
@@ -225,10 +247,12 @@ class Engine:
 
     def _begin(self, job: Job) -> State:
         """Where reading a prompt starts. Found out late, so that a request profits from the one just before it."""
-        kept = self.prefixes.find(job.prompt)
+        kept = None if self._hooked else self.prefixes.find(job.prompt)
+        if self._hooked:
+            _keep_nothing(job)
         state = self.model.init_state() if kept is None else kept
         job.at = job.cached = state.positions[0]
-        points = {*job.borders, self.prefixes.shared(job.prompt), len(job.prompt) - 1}
+        points = set() if self._hooked else {*job.borders, self.prefixes.shared(job.prompt), len(job.prompt) - 1}
         job.borders = tuple(sorted(point for point in points if point >= max(WORTH_KEEPING, job.at + 1)))
         return state
 
@@ -330,7 +354,12 @@ class Engine:
                 if item is not None and item.loop is not None:
                     _post(item.loop, _settle, item.done, None, error)
         else:
-            self._batch = decode_batch(self.model, self.slots, exact=self._exact)
+            self._batch = self._new_batch()
+
+
+def _keep_nothing(job: Job) -> None:
+    """What a hooked model computed is nobody else's prefix, also when the hooks are gone."""
+    job.borders, job.keep_end = (), False
 
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:

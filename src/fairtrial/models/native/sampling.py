@@ -2,7 +2,8 @@
 
 A token is the first one whose cumulated probability exceeds a uniform number u; a request's k-th token uses its
 generator's k-th number, whatever else is in the batch. Log-probabilities are those of the distribution drawn from:
-after grammar, temperature, top-k and top-p. At temperature 0 that is a point, and its log-probability is 0.
+after grammar, temperature, top-k and top-p. At temperature 0 nothing is drawn, and they are those of temperature 1
+after the grammar: the point distribution's own, 0 everywhere, would say nothing.
 Legend: N requests, V vocabulary.
 """
 
@@ -61,8 +62,10 @@ def draw(logits_NV: Tensor, draws: Sequence[Draw], allowed: Sequence[Tensor | No
     greedy = [row for row, one in enumerate(draws) if one.temperature == 0]
     if greedy:
         some = logits_NV if len(greedy) == len(draws) else logits_NV[greedy]
-        for row, token in zip(greedy, some.argmax(-1).tolist(), strict=True):
-            tokens[row] = token
+        best_N1 = some.argmax(-1, keepdim=True)
+        logps = (some.gather(1, best_N1) - some.logsumexp(-1, keepdim=True)).flatten().tolist()
+        for row, token, logp in zip(greedy, best_N1.flatten().tolist(), logps, strict=True):
+            tokens[row], logprobs[row] = token, logp
     random_rows = [row for row, one in enumerate(draws) if one.temperature > 0]
     if random_rows:
         some = logits_NV if len(random_rows) == len(draws) else logits_NV[random_rows]
