@@ -23,6 +23,20 @@ CONFIG = (
     'steps = 6\ntokenizer = "bytes"\ncontext = 32\nbatch_tokens = 64\nsave_every = 2\nschedule = {decay = 2}\n'
     '[sources.own]\nfiles = ["own.txt"]\n' + MODEL
 )
+ANSWER = """
+import asyncio, sys
+from pathlib import Path
+from fairtrial.models.model import Request, Sampling
+from fairtrial.models.opening import open_model
+
+async def main():
+    model = open_model("native:" + sys.argv[1], Path())
+    reply = await model.generate(Request(prompt="line", sampling=Sampling(max_tokens=8, seed=1)))
+    print(len(reply.completion_ids), reply.model)
+    await model.close()
+
+asyncio.run(main())
+"""
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -54,6 +68,17 @@ def test_own_text_files_become_a_model_and_the_same_command_continues(folder: Pa
     assert "4 steps of a model with" in first.stdout and "bits per byte" in first.stdout
     assert (folder / "mine/tokenizer.json").exists()
     assert (folder / "mine/checkpoints/step-00000004/model.safetensors").exists()
+    assert "fairtrial serve native:mine/model" in first.stdout
+    answered = subprocess.run(
+        [sys.executable, "-c", ANSWER, "mine/model"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        check=True,
+    )
+    sampled, name = answered.stdout.split()
+    assert int(sampled) >= 1 and name == "model", "the trained model answers"
     again = fairtrial(*command, "--json", cwd=folder)
     found = json.loads(again.stdout)
     assert again.returncode == 0 and again.stderr == ""

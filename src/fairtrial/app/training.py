@@ -236,6 +236,8 @@ def _summary(plan: Plan, ended: Trained, parameters: int, out: Path) -> str:
     if ended.skipped:
         lines.append(f"{ended.skipped} steps were skipped because an fp16 gradient overflowed")
     lines += [f"weights   {ended.checkpoint}", f"metrics   {out / 'metrics.jsonl'}"]
+    if (model := _model(out)) is not None:
+        lines.append(f"model     {model}  (fairtrial serve native:{shlex.quote(model)})")
     return "\n".join(lines) + "\n"
 
 
@@ -247,4 +249,11 @@ def _as_json(plan: Plan, ended: Trained, parameters: int, out: Path) -> dict[str
         "parameters": parameters,
         "layers": plan.model.letters,
         "metrics": str(out / "metrics.jsonl"),
+        "model": _model(out) if ended.finished else None,
     }
+
+
+def _model(out: Path) -> str | None:
+    """The folder that the kind of model `native` opens; None where the tokens are bytes, which have no tokenizer."""
+    folder = out / "model"
+    return str(folder) if folder.is_dir() else None

@@ -200,7 +200,7 @@ class LatentLayer(nn.Module):
         """Whether the latent rows are read as they are (absorbed), instead of keys and values made from them.
 
         Everything attended to: for a few queries behind many keys (measured: 1.2 to 1.5 times faster at 64 queries with
-        C 128, 2 to 2.5 at 32, 9 to 26 at 2). A selection: where gathering is cheaper than hiding (`GATHER`).
+        C 128, 1.8 to 2.5 at 32, 9 to 26 at 2). A selection: where gathering is cheaper than hiding (`GATHER`).
         """
         if time == 1:
             return True

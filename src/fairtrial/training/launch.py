@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from fairtrial.core.clock import Clock
+from fairtrial.nn import checkpoint, hub
 from fairtrial.nn.checkpoint import steps
 from fairtrial.nn.model import Model
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.store import whole_folder
 from fairtrial.training.continuing import Plan, make_plan
 from fairtrial.training.corpus import ByteTokenizer, Encoder, training_part
 from fairtrial.training.journal import Watcher
@@ -16,6 +19,8 @@ from fairtrial.training.pretrain import CHECKPOINTS, Trained, Trainer
 from fairtrial.training.settings import TrainConfig
 
 TOKENIZER = "tokenizer.json"
+MODEL = "model"
+"""Folder of a finished run with the trained model, as the kind of model `native` opens it."""
 
 
 def launch(
@@ -30,7 +35,7 @@ def launch(
     stop: Callable[[], bool],
     start: Path | None = None,
 ) -> tuple[Plan, Trained, int]:
-    """Train in the folder `out`, or go on there.
+    """Train in the folder `out`, or go on there; a finished model with a trained tokenizer is put into `out`/model.
 
     Args:
         config: what to train.
@@ -50,12 +55,26 @@ def launch(
         UserError, StorageError: see `Trainer.run` and `make_plan`.
     """
     phase("reading the text")
-    plan = make_plan(config, base, out, _tokenizer(config, base, out, start), where)
+    tokenizer = _tokenizer(config, base, out, start)
+    plan = make_plan(config, base, out, tokenizer, where)
     model = Model(plan.model, config.seed)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens = sum(source.train.targets for source in plan.sources.values())
     phase(f"{parameters:,} parameters ({plan.model.letters}), {tokens:,} tokens of text, {config.precision}")
-    return plan, Trainer(plan, model, out, clock, watcher, stop).run(start), parameters
+    ended = Trainer(plan, model, out, clock, watcher, stop).run(start)
+    if ended.finished and isinstance(tokenizer, Tokenizer):
+        _publish(plan, ended.checkpoint, tokenizer, out / MODEL)
+    return plan, ended, parameters
+
+
+def _publish(plan: Plan, weights: Path, tokenizer: Tokenizer, folder: Path) -> None:
+    """The model of a checkpoint as a folder, in place of what an earlier end of this run left there."""
+    model = Model(plan.model, 0)
+    checkpoint.load_module(model, checkpoint.load(weights).groups["model"], str(weights))
+    with whole_folder(folder) as partial:
+        hub.save(model, partial)
+        tokenizer.save(partial / TOKENIZER)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tokenizer(config: TrainConfig, base: Path, out: Path, start: Path | None) -> Encoder:
