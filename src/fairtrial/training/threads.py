@@ -13,7 +13,7 @@ def wait_passively(environment: MutableMapping[str, str]) -> bool:
     """Let threads that wait at a barrier sleep instead of spinning; returns whether anything was set.
 
     By default GNU OpenMP (of torch's Linux wheels, and of the KDA kernel) spins: where other processes keep the cores
-    busy, a thread burns its time slice waiting for one that is not running. Measured on 2 busy cores (their load was not
+    busy, a thread burns its time slice waiting for one that is not running. Measured on 2 busy cores (their load not
     controlled), fairtrial train with 2 threads, 16 steps: 29 and 67 tokens/s spinning, 617 and 636 with
     OMP_WAIT_POLICY=passive, 1,033 with GOMP_SPINCOUNT=0; CPU time 33 to 47 s against 17 to 19 s.
 

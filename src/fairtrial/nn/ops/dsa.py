@@ -419,6 +419,15 @@ def _chosen_block(
     return _Block(*inputs, seen, pools_NK.clamp(min=0)), _over_pools(target[:, : seen.shape[1] * pool], pool, seen)
 
 
+def _check_pair(qi_BTJI: Tensor, ki_BSI: Tensor, q_BTHR: Tensor, latents_BSR: Tensor, pool: int) -> None:
+    T, S = qi_BTJI.shape[1], ki_BSI.shape[1]
+    if q_BTHR.shape[:2] != qi_BTJI.shape[:2] or latents_BSR.shape[1] // pool != S:
+        raise UserError(
+            f"indexer: {T} queries and {S} keys, but the attention has {q_BTHR.shape[1]} and {latents_BSR.shape[1]}"
+            + (f" in pools of {pool}" if pool > 1 else "")
+        )
+
+
 def indexer_kl(
     qi_BTJI: Tensor,
     ki_BSI: Tensor,
@@ -465,28 +474,14 @@ def indexer_kl(
     """
     check_indexer(qi_BTJI, ki_BSI, w_BTJ)
     _check_attention(q_BTHR, latents_BSR, indices_BTK)
-    B, T = qi_BTJI.shape[:2]
-    S = ki_BSI.shape[1]
-    if q_BTHR.shape[:2] != (B, T) or latents_BSR.shape[1] // pool != S:
-        raise UserError(
-            f"indexer: {T} queries and {S} keys, but the attention has {q_BTHR.shape[1]} and {latents_BSR.shape[1]}"
-            + (f" in pools of {pool}" if pool > 1 else "")
-        )
+    _check_pair(qi_BTJI, ki_BSI, q_BTHR, latents_BSR, pool)
     if pool > 1 and first_BT is not None:
         raise UserError("indexer: pools start at a row's first token; give each document a row of its own")
+    B, T = qi_BTJI.shape[:2]
     counted = torch.ones(B, T, device=qi_BTJI.device) if count_BT is None else count_BT
     weight = counted.to(working_dtype(qi_BTJI))
     weight = weight / weight.sum().clamp(min=1)
+    attention = (q_BTHR.detach(), latents_BSR.detach())
     return _IndexerKL.apply(  # type: ignore[no-any-return]
-        qi_BTJI,
-        ki_BSI,
-        w_BTJ,
-        q_BTHR.detach(),
-        latents_BSR.detach(),
-        indices_BTK,
-        first_BT,
-        weight,
-        scale,
-        start,
-        pool,
+        qi_BTJI, ki_BSI, w_BTJ, *attention, indices_BTK, first_BT, weight, scale, start, pool
     )
