@@ -102,11 +102,8 @@ def read(model: Model, pieces: Sequence[tuple[Sequence[int], State]], *, exact: 
         borders = torch.tensor([0, *accumulate(lengths)])
     call = make_call(tokens_BT.shape, borders, before.positions)
     call.exact = exact
-    x_BTD, memory = model.model.embed_tokens.weight[tokens_BT], []
-    for index, block in enumerate(model.blocks[: model.config.layers]):
-        x_BTD, after = block(x_BTD, call, index, before.layers[index])
-        memory.append(after)
-    state = State(memory, [start + length for start, length in zip(call.starts, call.lengths, strict=True)])
+    _, state = model.stream(model.model.embed_tokens.weight[tokens_BT], call, before)
+    assert state is not None
     return [state] if len(pieces) == 1 else [state.select([row]) for row in range(len(pieces))]
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from fairtrial.core.errors import UserError
 from fairtrial.nn.block import Block
-from fairtrial.nn.call import Aux, SparseStage, make_call
+from fairtrial.nn.call import Aux, Call, SparseStage, make_call
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.moe import MoE
 from fairtrial.nn.mtp import Mtp
 from fairtrial.nn.norm import Linear, RMSNorm
-from fairtrial.nn.state import State
+from fairtrial.nn.state import LayerState, State
 
 
 @dataclass(slots=True)
@@ -100,10 +100,7 @@ class Model(nn.Module):
         call.exact, call.backend, call.stage = exact, backend, sparse
         call.record, call.replay = record, replay
         embedded_BTD = self.model.embed_tokens.weight[tokens_BT]
-        x_BTD, memory = embedded_BTD, []
-        for index, block in enumerate(self.blocks[: self.config.layers]):
-            x_BTD, after = block(x_BTD, call, index, None if state is None else state.layers[index])
-            memory.append(after)
+        x_BTD, after = self.stream(embedded_BTD, call, state)
         hidden_BTD = self.model.norm(x_BTD)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         logits = call.product(hidden_BTD, head.weight)
@@ -111,10 +108,18 @@ class Model(nn.Module):
             call.record = call.replay = None
             steps = self.model.mtp(x_BTD, embedded_BTD, call)
             call.aux.mtp_logits = [call.product(hidden, head.weight) for hidden in steps]
+        return Output(logits, after, call.aux, hidden_BTD, x_BTD)
+
+    def stream(self, x_BTD: Tensor, call: Call, state: State | None) -> tuple[Tensor, State | None]:
+        """What the layers make of embedded tokens, before the final norm and the head, and the state after them."""
+        memory: list[LayerState] = []
+        for index, block in enumerate(self.blocks[: self.config.layers]):
+            x_BTD, after = block(x_BTD, call, index, None if state is None else state.layers[index])
+            memory.append(after)
         if state is None:
-            return Output(logits, None, call.aux, hidden_BTD, x_BTD)
+            return x_BTD, None
         ends = [start + length for start, length in zip(call.starts, call.lengths, strict=True)]
-        return Output(logits, State(memory, ends, state.kept), call.aux, hidden_BTD, x_BTD)
+        return x_BTD, State(memory, ends, state.kept)
 
     @property
     def blocks(self) -> list[Block]:

@@ -66,15 +66,8 @@ def hidden_states(model: Model, tokens_BT: Tensor, state: State | None) -> tuple
     """What the output head reads [B, T, D], without applying it, and the state after the tokens."""
     tokens_BT = tokens_BT.to(model.model.embed_tokens.weight.device)
     call = make_call(tokens_BT.shape, None, None if state is None else state.positions)
-    x_BTD, memory = model.model.embed_tokens.weight[tokens_BT], []
-    for index, block in enumerate(model.blocks[: model.config.layers]):
-        x_BTD, after = block(x_BTD, call, index, None if state is None else state.layers[index])
-        memory.append(after)
-    hidden_BTD = model.model.norm(x_BTD)
-    if state is None:
-        return hidden_BTD, None
-    ends = [start + length for start, length in zip(call.starts, call.lengths, strict=True)]
-    return hidden_BTD, State(memory, ends)
+    x_BTD, after = model.stream(model.model.embed_tokens.weight[tokens_BT], call, state)
+    return model.model.norm(x_BTD), after
 
 
 def _read(model: Model, rows: list[Row], depth: int, state: State | None, sheet: Sheet) -> None:
