@@ -1,0 +1,1 @@
+"""Worlds: question-and-tool tasks that need no box, generated or read from real text."""
