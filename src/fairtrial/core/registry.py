@@ -16,6 +16,9 @@ ROLES = {
     "sandboxes": "sandbox",
     "suites": "suite",
     "formats": "format",
+    "policies": "context policy",
+    "planners": "planner",
+    "worlds": "world",
 }
 
 
