@@ -20,9 +20,9 @@ from fairtrial.models.endpoints.retrying import TryFailedError
 from fairtrial.models.endpoints.transport import Events
 from fairtrial.models.model import Pair, UnsupportedError
 
-JUNK = st.sampled_from([None, 0, -1, 2.5, True, "", "x", [], [None], [1, "a"], {}, {"a": 1}, float("nan"), 10**30]).map(
-    copy.deepcopy
-)
+JUNK = st.sampled_from(
+    [None, 0, -1, 2.5, True, "", "x", [], [None], [1, "a"], {}, {"a": 1}, float("nan"), 10**30, 10**400]
+).map(copy.deepcopy)
 FULL = {"logprobs": 1, "return_token_ids": True}
 WHOLES = [openai_whole("ok", FULL), openai_whole("tools", {}), openai_whole("refusal", {})]
 WHOLES += [{"choices": [echoed("ok", "some text to score")]}]

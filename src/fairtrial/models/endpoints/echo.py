@@ -97,5 +97,15 @@ def _highest(item: Any) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
+    found = as_float(value)
+    return found if math.isfinite(found) else None
+
+
+def as_float(value: Any) -> float:
+    """A JSON number as a float; NaN for what is none (an integer beyond a float's range included)."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan

@@ -14,7 +14,7 @@ from typing import Any
 
 from fairtrial.core.limits import Usage
 from fairtrial.models.endpoints import prices
-from fairtrial.models.endpoints.echo import Echoed, read_echo
+from fairtrial.models.endpoints.echo import Echoed, as_float, read_echo
 from fairtrial.models.endpoints.retrying import TryFailedError
 from fairtrial.models.model import Delta, Finish, Message, Request, Sampling, ToolCall
 
@@ -287,7 +287,7 @@ def _logprobs(value: Any) -> list[float] | None:
         found = value["token_logprobs"]
     else:
         return None
-    return [float(item) if isinstance(item, int | float) else math.nan for item in found]
+    return [as_float(item) for item in found]
 
 
 def _token_bytes(value: dict[str, Any]) -> list[bytes | None]:
