@@ -1,0 +1,305 @@
+"""The world "documents": multi-hop questions over real text, as in MuSiQue and HotpotQA files, or a user's own.
+
+The pages are the paragraphs that come with the questions (all of them together, or each question's own, which is the
+data sets' distractor setting) and the text files of a folder. Tools: `search`, BM25 over the pages, and `visit`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from fairtrial.core.clock import Clock
+from fairtrial.core.config import Config
+from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.core.ids import digest
+from fairtrial.core.trial import TaskInfo
+from fairtrial.tasks.worlds.answers import Parts, exact_match, f1
+from fairtrial.tasks.worlds.bm25 import Bm25, Page
+from fairtrial.tasks.worlds.decomposition import fill, levels
+from fairtrial.tasks.worlds.questions import Question, read_questions
+from fairtrial.tasks.worlds.world import Episode, Function, GoldStep
+
+_TEXT_FILES = (".txt", ".md", ".rst", ".text")
+
+
+class DocumentsSettings(Config):
+    """The world "documents"."""
+
+    questions: tuple[str, ...] = Field(min_length=1)
+    """Files of questions (see `worlds.questions`); one or a list."""
+    documents: str | None = None
+    """Folder of text files (.txt, .md, .rst); a page's title is its path in the folder."""
+    search_in: Literal["all", "own"] = "all"
+    """all: every page of the files and the folder; own: the paragraphs that come with the question."""
+    n: int | None = Field(default=None, ge=1)
+    """The first n questions; None: all."""
+    top_k: int = Field(default=5, ge=1, le=50)
+    """Pages that a search returns."""
+    snippet_words: int = Field(default=40, ge=1, le=1000)
+    """Of each page found; the stretch with most words of the query."""
+    page_words: int = Field(default=1500, ge=50)
+    """Longer pages are visited in parts of so many words."""
+    parts: Parts = "whole"
+    """What `|` in an answer means (see `worlds.answers`)."""
+    latency_s: float = Field(default=0.0, ge=0)
+    """Mean latency of a tool call."""
+    latency_sigma: float = Field(default=0.0, ge=0, le=3)
+    """Of its logarithm; 0: every call takes `latency_s`."""
+
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Where a gold plan leads with this world's search."""
+
+    values: Mapping[str, str]
+    """Of the steps whose page was found."""
+    answer: str | None
+    """None: a page that the plan needs was not found."""
+
+
+class Documents:
+    """Questions over documents. Registered as the world "documents"."""
+
+    settings_type: type[Config] = DocumentsSettings
+
+    def __init__(self, settings: DocumentsSettings, base: Path) -> None:
+        self._settings, self._base = settings, base
+
+    def episodes(self) -> Sequence[Episode]:
+        """The questions, in the files' order. Raises UserError for files that cannot be used."""
+        return self._episodes
+
+    def functions(self, episode: Episode, clock: Clock, seed: int) -> Sequence[Function]:
+        """`search` and `visit`. Latencies are drawn from the seed and the arguments."""
+
+        async def search(args: Mapping[str, Any]) -> str:
+            await self._pause("search", args, clock, seed)
+            return self.search(episode, str(args["query"]))
+
+        async def visit(args: Mapping[str, Any]) -> str:
+            await self._pause("visit", args, clock, seed)
+            return self.visit(episode, str(args["title"]), int(args.get("part", 1)))
+
+        word, number = {"type": "string"}, {"type": "integer", "minimum": 1}
+        return (
+            Function(
+                "search",
+                "Search the documents by words; returns titles with a stretch of text, best first.",
+                _parameters({"query": word | {"description": "Words to search for."}}, "query"),
+                search,
+            ),
+            Function(
+                "visit",
+                "Read a document; long ones in parts.",
+                _parameters(
+                    {
+                        "title": word | {"description": "Title as in the search results."},
+                        "part": number | {"description": "Part of a long document, from 1."},
+                    },
+                    "title",
+                ),
+                visit,
+            ),
+        )
+
+    def grade(self, episode: Episode, answer: str | None, visited: Sequence[str]) -> dict[str, float]:
+        """em, f1, and where it is known what says the answer, provenance: the share of those pages that were opened."""
+        parts, golds = self._settings.parts, episode.answers
+        scores = {
+            "em": exact_match(answer, golds, parts),
+            "f1": f1(answer, golds, parts, yes_no=episode.facts["data"] == "hotpotqa"),
+        }
+        if supporting := episode.facts["supporting"]:
+            seen = {page.title for title in visited if (page := self._page(episode, title)) is not None}
+            scores["provenance"] = len(seen.intersection(supporting)) / len(supporting)
+        return scores
+
+    def search(self, episode: Episode, query: str) -> str:
+        """The result of a search as a model sees it: the query, then titles with stretches of text."""
+        found = self.find(episode, query, self._settings.top_k)
+        lines = [f"Results for: {query}"]
+        for number, page in enumerate(found, 1):
+            lines += [f"[{number}] {page.title}", _stretch(page.text, query, self._settings.snippet_words)]
+        return "\n".join(lines if found else [*lines, "no document has any of these words"])
+
+    def find(self, episode: Episode, query: str, k: int) -> list[Page]:
+        """The best k pages that this episode's search covers."""
+        index = self._index if self._settings.search_in == "all" else Bm25(list(self._own(episode).values()))
+        return [hit.page for hit in index.search(query, k)]
+
+    def visit(self, episode: Episode, title: str, part: int = 1) -> str:
+        """A page as a model sees it. Raises LookupError, which says what to do."""
+        page = self._page(episode, title)
+        if page is None:
+            near = did_you_mean(title, self._covered(episode)) if len(title) < 200 else ""
+            hint = near if near.startswith("; did") else "; visit takes a title from the search results"
+            raise LookupError(f'no document has the title "{title[:80]}"{hint}')
+        words, size = page.text.split(), self._settings.page_words
+        count = max(1, math.ceil(len(words) / size))
+        if part > count:
+            raise LookupError(f'"{page.title}" has {count} part{"s" if count > 1 else ""}; there is no part {part}')
+        if count == 1:
+            return f"{page.title}\n\n{page.text}"
+        more = f"\n(visit it with part {part + 1} for more)" if part < count else ""
+        return f"{page.title} (part {part} of {count})\n\n{' '.join(words[size * (part - 1) : size * part])}{more}"
+
+    def follow(self, episode: Episode) -> Followed:
+        """What the decomposition allows: search each step's question, with values in place, and open its page.
+
+        A step without a page follows from the steps that it needs.
+        """
+        values: dict[str, str] = {}
+        for step in episode.plan:
+            if all(dep in values for dep in step.deps) and (step.page is None or self._finds(episode, step, values)):
+                values[step.id] = step.value
+        last = episode.plan[-1].id if episode.plan else None
+        return Followed(values, values.get(last) if last is not None else None)
+
+    def _finds(self, episode: Episode, step: GoldStep, values: Mapping[str, str]) -> bool:
+        found = self.find(episode, fill(step, values), self._settings.top_k)
+        return step.page in [page.title for page in found]
+
+    async def _pause(self, tool: str, args: Mapping[str, Any], clock: Clock, seed: int) -> None:
+        mean, sigma = self._settings.latency_s, self._settings.latency_sigma
+        if mean:
+            draw = random.Random(digest([seed, tool, dict(args)]))  # noqa: S311 - a simulation
+            await clock.sleep(mean * math.exp(draw.gauss(0, sigma) - sigma * sigma / 2))
+
+    def _page(self, episode: Episode, title: str) -> Page | None:
+        """The page of a title; letter case and outer spaces do not matter where that is enough."""
+        covered = self._covered(episode)
+        if title in covered:
+            return covered[title]
+        same = [page for name, page in covered.items() if name.casefold() == title.strip().casefold()]
+        return same[0] if len(same) == 1 else None
+
+    def _covered(self, episode: Episode) -> Mapping[str, Page]:
+        return self._pages if self._settings.search_in == "all" else self._own(episode)
+
+    def _own(self, episode: Episode) -> Mapping[str, Page]:
+        question = next(each for each in self._questions if each.id == episode.info.id)
+        return {title: self._pages[title] for title in map(self._titles.__getitem__, question.pages)}
+
+    @cached_property
+    def _questions(self) -> tuple[Question, ...]:
+        return read_questions([self._base / name for name in self._settings.questions])[: self._settings.n]
+
+    @cached_property
+    def _titles(self) -> Mapping[Page, str]:
+        """The unique title of each paragraph: where other text has the same, " (2)" and so on behind it."""
+        titles: dict[Page, str] = {}
+        taken: set[str] = {page.title for question in self._questions for page in question.pages}
+        first: set[str] = set()
+        for page in (page for question in self._questions for page in question.pages):
+            if page in titles:
+                continue
+            title, number = page.title, 1
+            while title in first or (number > 1 and title in taken):
+                number += 1
+                title = f"{page.title} ({number})"
+            first.add(title)
+            titles[page] = title
+        return titles
+
+    @cached_property
+    def _pages(self) -> Mapping[str, Page]:
+        pages = {title: Page(title, page.text) for page, title in self._titles.items()}
+        if self._settings.documents is not None:
+            for page in _folder(self._base / self._settings.documents):
+                if page.title in pages:
+                    raise UserError(f"{page.title}: a question's paragraph has this title too; rename the file")
+                pages[page.title] = page
+        if not pages:
+            raise UserError("documents: the questions bring no paragraphs; name a folder of text files")
+        return pages
+
+    @cached_property
+    def _index(self) -> Bm25:
+        return Bm25(list(self._pages.values()))
+
+    @cached_property
+    def _episodes(self) -> tuple[Episode, ...]:
+        if self._settings.search_in == "own" and (bare := [each.id for each in self._questions if not each.pages]):
+            raise UserError(f'search_in: question "{bare[0]}" brings no paragraphs of its own; use search_in = "all"')
+        pool = digest([[page.title, page.text] for page in self._pages.values()])
+        shown = self._settings.model_dump(exclude={"questions", "documents", "n", "latency_s", "latency_sigma"})
+        return tuple(self._episode(question, pool, shown) for question in self._questions)
+
+    def _episode(self, question: Question, pool: str, shown: Mapping[str, Any]) -> Episode:
+        def title(page: int | str) -> str:
+            if question.kind != "own":
+                return self._titles[question.pages[int(page)]]
+            if page not in self._pages:
+                hint = did_you_mean(str(page), self._pages)
+                raise UserError(f'question "{question.id}": no document has the title "{page}"{hint}')
+            return str(page)
+
+        plan = tuple(
+            GoldStep(step.id, step.question, step.value, step.deps, None if step.page is None else title(step.page))
+            for step in question.plan
+        )
+        own = [self._titles[page] for page in question.pages]
+        plain = [[step.id, step.question, step.value, list(step.deps), step.page] for step in plan]
+        whole = digest([question.question, question.answers, plain, own, pool, shown])
+        tags = tuple(tag for tag in (question.kind, question.form) if tag)
+        facts = {
+            "data": question.kind,
+            "form": question.form,
+            "plan": "derived" if question.derived else "gold" if plan else "none",
+            "levels": [len(level) for level in levels(plan)],
+            "supporting": [title(page) for page in question.supporting],
+        }
+        return Episode(TaskInfo(question.id, whole, tags=tags), question.question, question.answers, plan, facts)
+
+
+def _parameters(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _stretch(text: str, query: str, size: int) -> str:
+    """The stretch of `size` words that has most different words of the query; the first of equals."""
+    words = text.split()
+    if len(words) <= size:
+        return " ".join(words)
+    wanted = set(re.findall(r"\w+", query.lower()))
+    plain = [re.findall(r"\w+", word.lower()) for word in words]
+    starts = range(0, len(words) - size + max(1, size // 4), max(1, size // 4))
+
+    def common(start: int) -> int:
+        return len(wanted.intersection(*[{part for word in plain[start : start + size] for part in word}]))
+
+    best = max(starts, key=lambda start: (common(start), -start))
+    begin = min(best, len(words) - size)
+    dots = ("... " if begin else "", " ..." if begin + size < len(words) else "")
+    return dots[0] + " ".join(words[begin : begin + size]) + dots[1]
+
+
+def _folder(folder: Path) -> list[Page]:
+    """The text files of a folder and its sub-folders, in the order of their names. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"documents: {folder} is not a folder")
+    pages: list[Page] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _TEXT_FILES and path.is_file()):
+        try:
+            pages.append(Page(path.relative_to(folder).as_posix(), path.read_text("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not pages:
+        raise UserError(f"documents: {folder} has no text file ({', '.join(_TEXT_FILES)})")
+    return pages
