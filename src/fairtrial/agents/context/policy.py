@@ -38,6 +38,8 @@ class Digest:
     messages: tuple[Message, ...]
     fallback: str
     """What stands for the steps if no summary comes: a trim that needs no model."""
+    tokens: int | None = None
+    """How many the answer may have."""
 
 
 class ContextPolicy(Protocol):
@@ -58,6 +60,10 @@ class ContextPolicy(Protocol):
 
     def read(self, text: str, log: Log) -> Turn:
         """Take the policy's part out of a reply. Raises RejectedTurn (planners.planner)."""
+        ...
+
+    def write(self, fold: Folded | None, explanation: str = "", thinking: str = "") -> str:
+        """What a model says before its action: put in front of it, `read` takes fold and explanation out again."""
         ...
 
     def digest(self, log: Log) -> Digest | None:
