@@ -78,6 +78,21 @@ class VirtualClock:
         while (at := self._next()) is not None:
             await self._jump(at)
 
+    def jump(self, seconds: float | None = None) -> bool:
+        """Wake the next sleeper, at its time, without waiting for what it then does (for `core.virtual_time`).
+
+        Where nobody wakes within `seconds`, the clock moves by that much; False, and it stays, where there is no
+        sleeper and no such limit.
+        """
+        at, limit = self._next(), None if seconds is None else self._t + seconds
+        if at is not None and (limit is None or at <= limit):
+            _, _, future = heapq.heappop(self._sleepers)
+            self._t = max(self._t, at)
+            future.set_result(None)
+            return True
+        self._t = self._t if limit is None else limit
+        return limit is not None
+
     async def _jump(self, target: float) -> None:
         while (at := self._next()) is not None and at <= target:
             _, _, future = heapq.heappop(self._sleepers)
