@@ -142,7 +142,10 @@ class McpServer:
         """
         from mcp.shared.exceptions import MCPError
 
-        session = await self._live()
+        try:
+            session = await self._live()
+        except InfraError as error:
+            raise ToolError(f"the MCP server {self.name} could not be started again: {error}") from None
         try:
             result = await session.client.call_tool(tool, dict(arguments), read_timeout_seconds=self.settings.call_s)
         except MCPError as error:
