@@ -6,11 +6,8 @@ data sets' distractor setting) and the text files of a folder. Tools: `search`, 
 
 from __future__ import annotations
 
-import math
-import random
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +19,11 @@ from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.core.ids import digest
 from fairtrial.core.trial import TaskInfo
-from fairtrial.tasks.worlds.answers import Parts, exact_match, f1
+from fairtrial.tasks.worlds.answers import Parts, exact_match, f1, normalise
 from fairtrial.tasks.worlds.bm25 import Bm25, Page
 from fairtrial.tasks.worlds.decomposition import fill, levels
 from fairtrial.tasks.worlds.questions import Question, read_questions
+from fairtrial.tasks.worlds.wiki_tools import Bench, Latency, Library, Snippet
 from fairtrial.tasks.worlds.world import Episode, Function, GoldStep
 
 _TEXT_FILES = (".txt", ".md", ".rst", ".text")
@@ -44,16 +42,16 @@ class DocumentsSettings(Config):
     """The first n questions; None: all."""
     top_k: int = Field(default=5, ge=1, le=50)
     """Pages that a search returns."""
-    snippet_words: int = Field(default=40, ge=1, le=1000)
-    """Of each page found; the stretch with most words of the query."""
-    page_words: int = Field(default=1500, ge=50)
-    """Longer pages are visited in parts of so many words."""
+    snippet: Snippet = "best"
+    """What a search shows of each beside its title."""
+    part_words: int | None = Field(default=1500, ge=50)
+    """Longer pages are visited in parts of about so many words; None: whole."""
     parts: Parts = "whole"
     """What `|` in an answer means (see `worlds.answers`)."""
-    latency_s: float = Field(default=0.0, ge=0)
-    """Mean latency of a tool call."""
-    latency_sigma: float = Field(default=0.0, ge=0, le=3)
-    """Of its logarithm; 0: every call takes `latency_s`."""
+    latency: Latency = Latency()
+    """Of every call of a tool."""
+    errors: float = Field(default=0.0, ge=0, le=1)
+    """Share of tool calls that fail and may be made again."""
 
     @field_validator("questions", mode="before")
     @classmethod
@@ -78,42 +76,19 @@ class Documents:
 
     def __init__(self, settings: DocumentsSettings, base: Path) -> None:
         self._settings, self._base = settings, base
+        self._apart: dict[str, Library] = {}
 
     def episodes(self) -> Sequence[Episode]:
         """The questions, in the files' order. Raises UserError for files that cannot be used."""
         return self._episodes
 
     def functions(self, episode: Episode, clock: Clock, seed: int) -> Sequence[Function]:
-        """`search` and `visit`. Latencies are drawn from the seed and the arguments."""
-
-        async def search(args: Mapping[str, Any]) -> str:
-            await self._pause("search", args, clock, seed)
-            return self.search(episode, str(args["query"]))
-
-        async def visit(args: Mapping[str, Any]) -> str:
-            await self._pause("visit", args, clock, seed)
-            return self.visit(episode, str(args["title"]), int(args.get("part", 1)))
-
-        word, number = {"type": "string"}, {"type": "integer", "minimum": 1}
+        """`search` and `visit`. Latencies and errors are drawn from the seed and the arguments."""
+        bench = Bench(self._library(episode), clock, seed, self._settings.latency, self._settings.errors)
+        search, visit = bench.functions(("search", "visit"))
         return (
-            Function(
-                "search",
-                "Search the documents by words; returns titles with a stretch of text, best first.",
-                _parameters({"query": word | {"description": "Words to search for."}}, "query"),
-                search,
-            ),
-            Function(
-                "visit",
-                "Read a document; long ones in parts.",
-                _parameters(
-                    {
-                        "title": word | {"description": "Title as in the search results."},
-                        "part": number | {"description": "Part of a long document, from 1."},
-                    },
-                    "title",
-                ),
-                visit,
-            ),
+            replace(search, description=search.description.replace("the wiki", "the documents")),
+            replace(visit, description="Read a document."),
         )
 
     def grade(self, episode: Episode, answer: str | None, visited: Sequence[str]) -> dict[str, float]:
@@ -124,38 +99,13 @@ class Documents:
             "f1": f1(answer, golds, parts, yes_no=episode.facts["data"] == "hotpotqa"),
         }
         if supporting := episode.facts["supporting"]:
-            seen = {page.title for title in visited if (page := self._page(episode, title)) is not None}
-            scores["provenance"] = len(seen.intersection(supporting)) / len(supporting)
+            seen = {normalise(title) for title in visited}
+            scores["provenance"] = sum(normalise(title) in seen for title in supporting) / len(supporting)
         return scores
 
-    def search(self, episode: Episode, query: str) -> str:
-        """The result of a search as a model sees it: the query, then titles with stretches of text."""
-        found = self.find(episode, query, self._settings.top_k)
-        lines = [f"Results for: {query}"]
-        for number, page in enumerate(found, 1):
-            lines += [f"[{number}] {page.title}", _stretch(page.text, query, self._settings.snippet_words)]
-        return "\n".join(lines if found else [*lines, "no document has any of these words"])
-
-    def find(self, episode: Episode, query: str, k: int) -> list[Page]:
-        """The best k pages that this episode's search covers."""
-        index = self._index if self._settings.search_in == "all" else Bm25(list(self._own(episode).values()))
-        return [hit.page for hit in index.search(query, k)]
-
-    def visit(self, episode: Episode, title: str, part: int = 1) -> str:
-        """A page as a model sees it. Raises LookupError, which says what to do."""
-        page = self._page(episode, title)
-        if page is None:
-            near = did_you_mean(title, self._covered(episode)) if len(title) < 200 else ""
-            hint = near if near.startswith("; did") else "; visit takes a title from the search results"
-            raise LookupError(f'no document has the title "{title[:80]}"{hint}')
-        words, size = page.text.split(), self._settings.page_words
-        count = max(1, math.ceil(len(words) / size))
-        if part > count:
-            raise LookupError(f'"{page.title}" has {count} part{"s" if count > 1 else ""}; there is no part {part}')
-        if count == 1:
-            return f"{page.title}\n\n{page.text}"
-        more = f"\n(visit it with part {part + 1} for more)" if part < count else ""
-        return f"{page.title} (part {part} of {count})\n\n{' '.join(words[size * (part - 1) : size * part])}{more}"
+    def find(self, episode: Episode, query: str, k: int) -> list[str]:
+        """Titles of the best k pages that this episode's search covers."""
+        return [hit.page.title for hit in self._library(episode).index.search(query, k)]
 
     def follow(self, episode: Episode) -> Followed:
         """What the decomposition allows: search each step's question, with values in place, and open its page.
@@ -170,29 +120,25 @@ class Documents:
         return Followed(values, values.get(last) if last is not None else None)
 
     def _finds(self, episode: Episode, step: GoldStep, values: Mapping[str, str]) -> bool:
-        found = self.find(episode, fill(step, values), self._settings.top_k)
-        return step.page in [page.title for page in found]
+        return step.page in self.find(episode, fill(step, values), self._settings.top_k)
 
-    async def _pause(self, tool: str, args: Mapping[str, Any], clock: Clock, seed: int) -> None:
-        mean, sigma = self._settings.latency_s, self._settings.latency_sigma
-        if mean:
-            draw = random.Random(digest([seed, tool, dict(args)]))  # noqa: S311 - a simulation
-            await clock.sleep(mean * math.exp(draw.gauss(0, sigma) - sigma * sigma / 2))
+    def _library(self, episode: Episode) -> Library:
+        if self._settings.search_in == "all":
+            return self._everything
+        if (own := self._apart.get(episode.info.id)) is None:
+            question = next(each for each in self._questions if each.id == episode.info.id)
+            titles = dict.fromkeys(self._titles[page] for page in question.pages)
+            own = self._apart[episode.info.id] = self._shelved([self._pages[title] for title in titles])
+        return own
 
-    def _page(self, episode: Episode, title: str) -> Page | None:
-        """The page of a title; letter case and outer spaces do not matter where that is enough."""
-        covered = self._covered(episode)
-        if title in covered:
-            return covered[title]
-        same = [page for name, page in covered.items() if name.casefold() == title.strip().casefold()]
-        return same[0] if len(same) == 1 else None
+    def _shelved(self, pages: Sequence[Page]) -> Library:
+        settings = self._settings
+        texts = {page.title: page.text for page in pages}
+        return Library(texts, Bm25(pages), settings.snippet, settings.top_k, settings.part_words)
 
-    def _covered(self, episode: Episode) -> Mapping[str, Page]:
-        return self._pages if self._settings.search_in == "all" else self._own(episode)
-
-    def _own(self, episode: Episode) -> Mapping[str, Page]:
-        question = next(each for each in self._questions if each.id == episode.info.id)
-        return {title: self._pages[title] for title in map(self._titles.__getitem__, question.pages)}
+    @cached_property
+    def _everything(self) -> Library:
+        return self._shelved(list(self._pages.values()))
 
     @cached_property
     def _questions(self) -> tuple[Question, ...]:
@@ -228,15 +174,11 @@ class Documents:
         return pages
 
     @cached_property
-    def _index(self) -> Bm25:
-        return Bm25(list(self._pages.values()))
-
-    @cached_property
     def _episodes(self) -> tuple[Episode, ...]:
         if self._settings.search_in == "own" and (bare := [each.id for each in self._questions if not each.pages]):
             raise UserError(f'search_in: question "{bare[0]}" brings no paragraphs of its own; use search_in = "all"')
         pool = digest([[page.title, page.text] for page in self._pages.values()])
-        shown = self._settings.model_dump(exclude={"questions", "documents", "n", "latency_s", "latency_sigma"})
+        shown = self._settings.model_dump(mode="json", exclude={"questions", "documents", "n"})
         return tuple(self._episode(question, pool, shown) for question in self._questions)
 
     def _episode(self, question: Question, pool: str, shown: Mapping[str, Any]) -> Episode:
@@ -264,28 +206,6 @@ class Documents:
             "supporting": [title(page) for page in question.supporting],
         }
         return Episode(TaskInfo(question.id, whole, tags=tags), question.question, question.answers, plan, facts)
-
-
-def _parameters(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
-
-
-def _stretch(text: str, query: str, size: int) -> str:
-    """The stretch of `size` words that has most different words of the query; the first of equals."""
-    words = text.split()
-    if len(words) <= size:
-        return " ".join(words)
-    wanted = set(re.findall(r"\w+", query.lower()))
-    plain = [re.findall(r"\w+", word.lower()) for word in words]
-    starts = range(0, len(words) - size + max(1, size // 4), max(1, size // 4))
-
-    def common(start: int) -> int:
-        return len(wanted.intersection(*[{part for word in plain[start : start + size] for part in word}]))
-
-    best = max(starts, key=lambda start: (common(start), -start))
-    begin = min(best, len(words) - size)
-    dots = ("... " if begin else "", " ..." if begin + size < len(words) else "")
-    return dots[0] + " ".join(words[begin : begin + size]) + dots[1]
 
 
 def _folder(folder: Path) -> list[Page]:
