@@ -99,7 +99,7 @@ async def _answer(call: Call) -> Outcome:
 
 
 def pause(run: str, path: str, attempt: int) -> float:
-    """Seconds before attempt 2, 3 ...: doubling, and up to half more, by the call's name, so that not all come at once."""
+    """Seconds before attempt 2, 3 ...: doubling, and up to half more, by the call's name: not all come at once."""
     spread = hashlib.blake2b(f"{run}\n{path}\n{attempt}".encode(), digest_size=4).digest()
     return min(_LONGEST_S, _FIRST_S * 2 ** (attempt - 2)) * (1 + int.from_bytes(spread, "big") / 2**33)
 

@@ -1,7 +1,7 @@
-"""The journal of an agent's tool calls: what each attempt came to, so that a run can be played again without its tools.
+"""The journal of an agent's tool calls: what each attempt came to, so that a run can be played again without tools.
 
-One JSON line per attempt, keyed by (run, step and node, tool, canonical arguments, attempt): no time is part of the key, so
-calls are found in whatever order they come. A write leaves a line when it begins, too: where its end is missing (the
+One JSON line per attempt, keyed by (run, step and node, tool, canonical arguments, attempt): no time is part of the
+key, so calls are found in whatever order they come. A write leaves a line when it begins, too: where its end is missing (the
 process died), nobody can know whether it took effect, and it is not repeated.
 """
 
@@ -18,7 +18,7 @@ from fairtrial.agents.log import Status
 from fairtrial.core.errors import CorruptError, UserError
 
 Mode = Literal["record", "replay", "hybrid"]
-"""record: call and write down; replay: never call, a call that is not there is an error; hybrid: call what is missing."""
+"""record: call and write down; replay: never call, what is not there is an error; hybrid: call what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ _UNKNOWN = Recorded(
 
 
 class Journal:
-    """A journal file. Raises UserError for a file that does not go with `mode`, CorruptError for one that is damaged."""
+    """A journal file. Raises UserError for one that does not go with `mode`, CorruptError for one that is damaged."""
 
     def __init__(self, path: Path, mode: Mode = "record") -> None:
         self.path, self.mode = path, mode

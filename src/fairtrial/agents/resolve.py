@@ -49,12 +49,11 @@ def _part(ref: Ref, values: Mapping[str, Any]) -> Any:
         raise UnresolvedError(f'there is no value of "{ref.node}": name it among what this call depends on')
     value = values[ref.node]
     for place in ref.path:
-        if isinstance(value, dict) and isinstance(place, str) and place in value:
-            value = value[place]
-        elif isinstance(value, list) and isinstance(place, int) and -len(value) <= place < len(value):
-            value = value[place]
-        else:
-            raise UnresolvedError(f'the result of "{ref.node}" has no {place!r}{_has(value)}')
+        fits = isinstance(value, dict) if isinstance(place, str) else isinstance(value, list)
+        try:
+            value = value[place] if fits else {}[place]
+        except (KeyError, IndexError):
+            raise UnresolvedError(f'the result of "{ref.node}" has no {place!r}{_has(value)}') from None
     return value
 
 

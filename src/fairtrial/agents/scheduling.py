@@ -44,7 +44,7 @@ def levels(order: Sequence[int], before: Sequence[Sequence[int]]) -> list[int]:
 
 
 def upward_ranks(order: Sequence[int], before: Sequence[Sequence[int]], seconds: Sequence[float]) -> list[float]:
-    """Expected seconds from a node's start to the end of the longest chain below it: with few workers, high goes first."""
+    """Expected seconds from a node's start to the end of the longest chain below; with few workers, high goes first."""
     rank, after = list(seconds), followers(before)
     for index in reversed(order):
         rank[index] += max((rank[follower] for follower in after[index]), default=0.0)
@@ -73,7 +73,7 @@ class Latencies:
 
 
 class WriteOrder:
-    """Writes that touch the same run one after another in the plan's order, so that latencies cannot change what is left.
+    """Writes that touch the same run one by one in the plan's order, so that latencies cannot change what is left.
 
     A write's keys may be known only when its arguments are; the writes behind it wait until then.
     """

@@ -1,6 +1,6 @@
 """An event loop that jumps to the next sleeper instead of waiting: latencies of hours in milliseconds, and exact.
 
-When nothing is left to run, the virtual clock moves to whatever is due first: one who sleeps on the clock, or a timer of
+When nothing is left to run, the virtual clock moves to whatever is due first: one who sleeps on it, or a timer of
 asyncio itself (`asyncio.sleep`, `asyncio.timeout`), for the loop's own time is the clock's, too. Equal times wake one
 after another, each with all that follows from it. Threads and sockets run on real time and may be overtaken; where
 nothing sleeps, the loop waits for them.
