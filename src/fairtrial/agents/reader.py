@@ -7,13 +7,15 @@ needed between its levels (ReWOO's LLM worker does the same; the public code of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from fairtrial.agents.log import Called
+from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool, ToolError
-from fairtrial.core.clock import Timer
-from fairtrial.core.errors import InfraError, LimitExceeded
+from fairtrial.core.clock import Clock, Timer
+from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.ids import canonical_json, digest
 from fairtrial.core.limits import Meter
 from fairtrial.models.model import ContextTooLongError, Message, Model, Request, Sampling
@@ -37,10 +39,14 @@ class Reader:
     model: Model
     seed: int
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
+    clock: Clock | None = None
+    """The run's; needed for `seconds`."""
+    seconds: float = 0.0
+    """What a reading takes on a simulated clock, where the model's own time does not count."""
     meter: Meter | None = None
     timer: Timer | None = None
-    failure: InfraError | LimitExceeded | None = None
-    """What ends the run and not only the node."""
+    overrun: LimitExceeded | None = None
+    """The trial's limit that a call overran."""
     _calls: list[tuple[str, Called]] = field(default_factory=list[tuple[str, Called]])
 
     @property
@@ -65,19 +71,25 @@ class Reader:
         seed = derived_seed(self.seed, NAME, key) if "seed" in self.model.features else None
         request = Request(messages=messages, sampling=self.sampling.model_copy(update={"seed": seed}))
         try:
-            reply = await self.model.generate(request, timer=self.timer)
-            self._calls.append((key, Called(request, reply, "reader")))
-            if self.meter is not None:
-                self.meter.charge(reply.usage)
-        except (InfraError, LimitExceeded) as error:
-            self.failure = error
-            raise
+            with self._held():
+                reply = await self.model.generate(request, timer=self.timer)
         except ContextTooLongError as error:
             raise ToolError(f"the document is too long to be read: {error}") from None
+        self._calls.append((key, Called(request, reply, "reader")))
+        try:
+            if self.meter is not None:
+                self.meter.charge(reply.usage)
+        except LimitExceeded as error:
+            self.overrun = error
+        if self.seconds and isinstance(self.clock, SimulatedClock):
+            await self.clock.sleep(self.seconds)
         answer = reply.text.strip()
         if not answer or answer == "UNKNOWN":
             raise ToolError("the document does not say it")
         return answer
+
+    def _held(self) -> AbstractContextManager[None]:
+        return self.clock.hold() if isinstance(self.clock, SimulatedClock) else nullcontext()
 
     def drain(self) -> list[Called]:
         """The calls since the last drain, in an order that does not depend on which of them came back first."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fairtrial.agents.context.policy import ContextPolicy, WindowFullError
+from fairtrial.agents.execute import Mode, execute
+from fairtrial.agents.journal import Journal
 from fairtrial.agents.log import (
     Answered,
     Asked,
@@ -26,16 +28,13 @@ from fairtrial.agents.log import (
 from fairtrial.agents.planners.plan import Plan
 from fairtrial.agents.planners.planner import Move, Planner, RejectedTurn
 from fairtrial.agents.reader import Reader, derived_seed
+from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.limits import Meter, Usage
 from fairtrial.models.model import ContextTooLongError, Message, Model, Reply, Request, Sampling
 
-if TYPE_CHECKING:
-    from fairtrial.agents.journal import Journal
-
-Mode = Literal["ready", "levels", "sequential"]
 Purpose = Literal["turn", "summary"]
 
 
@@ -133,8 +132,6 @@ class Runtime:
         return move.plan
 
     async def _act(self, log: Log, plan: Plan, run: str) -> None:
-        from fairtrial.agents.execute import execute
-
         tools = {tool.name: tool for tool in self.tools}
         if self.reader is not None:
             tools[self.reader.tool.name] = self.reader.tool
@@ -153,11 +150,8 @@ class Runtime:
             log.add(called)
         for result in done.results:
             log.add(result)
-        failure = None if self.reader is None else self.reader.failure
-        if isinstance(failure, LimitExceeded):
-            _overrun(log, failure)
-        elif failure is not None:
-            raise failure
+        if self.reader is not None and self.reader.overrun is not None:
+            _overrun(log, self.reader.overrun)
 
     async def _summarise(self, log: Log) -> None:
         """Bring about the summary that the policy wants now, if any; at most one before each turn."""
@@ -222,8 +216,8 @@ class Runtime:
         return 0.0 if self.budget.seconds is None else min(2.0, 0.25 * self.budget.seconds)
 
     def _deadline(self) -> float | None:
-        """When the tools of this step must be done, on the run's clock."""
-        if self.budget.seconds is None or self.timer is None:
+        """When the tools of this step must be done, on the run's clock; simulated tools take no working time."""
+        if self.budget.seconds is None or self.timer is None or isinstance(self.clock, SimulatedClock):
             return None
         return self.clock.monotonic() + max(0.0, self.budget.seconds - self._reserve() - self.timer.working_s)
 
