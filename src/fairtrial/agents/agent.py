@@ -85,6 +85,10 @@ class Agent(Protocol):
         """Short facts for reports; the digest of the user's files under "files" where there are any."""
         ...
 
+    async def close(self) -> None:
+        """Release what it holds, after its last run."""
+        ...
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """Names of environment variables whose values must never be written."""

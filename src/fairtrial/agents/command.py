@@ -154,6 +154,9 @@ class Command:
             facts["files"] = f"{', '.join(path.name for path in self._files)} (sha256 {self._files_digest()[:16]})"
         return facts
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     def _files_digest(self) -> str:
         rows: list[Any] = []
         for path in self._files:

@@ -55,3 +55,6 @@ class Forger:
     def describe(self) -> Mapping[str, str]:
         """What it is."""
         return {"agent": f"forger: {', '.join(self.settings.tricks) or 'every trick'}"}
+
+    async def close(self) -> None:
+        """Nothing is held."""

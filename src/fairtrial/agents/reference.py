@@ -45,6 +45,9 @@ class Oracle:
             "skills": "always: genuine solutions import a skill's scripts",
         }
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
 
 class Nop:
     """Does nothing."""
@@ -69,3 +72,6 @@ class Nop:
     def describe(self) -> Mapping[str, str]:
         """What it is."""
         return {"agent": "nop: does nothing"}
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -277,10 +277,12 @@ class AgentWorker:
         return {"reward": 0.0, "strict": 0.0}
 
     async def close(self) -> None:
-        """Remove all temporary folders."""
+        """Release what the agents hold, and remove all temporary folders."""
         for bench in self._benches.values():
             bench.cancel()
         await asyncio.gather(*self._benches.values(), return_exceptions=True)
+        for agent in self.agents.values():
+            await agent.close()
         await asyncio.to_thread(self.scratch.close)
 
 
