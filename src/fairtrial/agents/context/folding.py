@@ -184,7 +184,7 @@ def _plain(step: Step) -> Step:
     message = Message(
         role="assistant",
         content="\n".join(part for part in (step.planned.explanation, step.planned.action.strip()) if part),
-        reasoning=step.message.reasoning,
+        reasoning=rendering.thought(step.message) or None,
         tool_calls=step.message.tool_calls,
     )
     return Step(step.number, message, step.planned, step.results)

@@ -47,8 +47,7 @@ def chat(step: Step, *, native: bool, thinking: bool = False, cleared: str | Non
 
 def step_text(step: Step, *, thinking: bool = False, cleared: str | None = None) -> str:
     """A step as text: why, the action as written, and the results in the order of the plan."""
-    thought = _thought(step.message) if thinking else ""
-    lines = [f"**Thinking:** {thought}"] if thought else []
+    lines = [f"**Thinking:** {kept}"] if thinking and (kept := thought(step.message)) else []
     if step.planned.explanation:
         lines.append(f"**Motivation:** {step.planned.explanation}")
     lines.append(f"**Tool call:** {action_text(step)}")
@@ -131,7 +130,8 @@ def _said(message: Message, *, native: bool, thinking: bool) -> Message:
     return Message(role="assistant", content=text or ("" if calls else "(empty)"), tool_calls=calls)
 
 
-def _thought(message: Message) -> str:
+def thought(message: Message) -> str:
+    """What the model thought, from the text and from the field of its own."""
     return "\n".join(part for part in (message.reasoning or "", tags.apart(message.content)[1]) if part.strip())
 
 
