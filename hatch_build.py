@@ -1,8 +1,8 @@
-"""Build hook: compiles src/fairtrial/nn/ops/kda.c with the plain C compiler into _kda.so, next to it.
+"""Build hook: compiles the C kernels of src/fairtrial/nn/ops with the plain C compiler into libraries next to them.
 
-One library holds the same code for several instruction sets and picks one at run time, so that a wheel runs on any
+A library holds the same code for several instruction sets and picks one at run time, so that a wheel runs on any
 machine of its architecture. Without a compiler the build says so in one line and goes on: the wheel is then pure Python
-and `kda` uses its torch form. `python hatch_build.py` rebuilds the library of a checkout.
+and torch does the kernels' work. `python hatch_build.py` rebuilds the libraries of a checkout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("src/fairtrial/nn/ops")
-LIBRARY = "_kda.so"
+HEADER = "vectors.h"
+KERNELS = {"kda.c": "_kda.so", "decode.c": "_decode.so"}
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-pthread", "-fno-math-errno", "-fvisibility=default", "-ffp-contract=fast"]
 VARIANTS = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
@@ -33,20 +34,20 @@ class NoCompilerError(Exception):
 
 
 def compile_kernel(source: Path, library: Path) -> None:
-    """Compile `source` into the shared library `library`, which appears whole or not at all.
+    """Compile `source` (beside its header) into the shared library `library`, which appears whole or not at all.
 
     Raises:
         NoCompilerError: if there is no C compiler (CC, else cc), or it fails.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = hashlib.sha256(source.with_name(HEADER).read_bytes() + source.read_bytes()).hexdigest()
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    variants = {"base": ["-DKDA_MAIN", f'-DKDA_SOURCE="{digest}"'], **(VARIANTS if x86 else {})}
-    with tempfile.TemporaryDirectory(prefix=".kda-", dir=library.parent) as folder:
+    variants = {"base": ["-DKERNEL_MAIN", f'-DKERNEL_SOURCE="{digest}"'], **(VARIANTS if x86 else {})}
+    with tempfile.TemporaryDirectory(prefix=".kernel-", dir=library.parent) as folder:
         objects = [str(Path(folder) / f"{isa}.o") for isa in variants]
         for (isa, flags), made in zip(variants.items(), objects, strict=True):
-            _run([*compiler, *FLAGS, f"-DKDA_ISA={isa}", *flags, "-c", str(source), "-o", made])
-        whole = Path(folder) / LIBRARY
+            _run([*compiler, *FLAGS, f"-DKERNEL_ISA={isa}", *flags, "-c", str(source), "-o", made])
+        whole = Path(folder) / library.name
         _run([*compiler, "-shared", "-pthread", *objects, "-o", str(whole)])
         whole.replace(library)
 
@@ -73,19 +74,20 @@ def platform_tag() -> str:
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Adds the compiled kernel to a wheel (and to the checkout of an editable installation)."""
+    """Adds the compiled kernels to a wheel (and to the checkout of an editable installation)."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; on success the wheel becomes a platform wheel, otherwise it stays pure."""
         folder = Path(self.root) / FOLDER
-        library = folder / LIBRARY
         try:
-            compile_kernel(folder / "kda.c", library)
+            for source, library in KERNELS.items():
+                compile_kernel(folder / source, folder / library)
         except NoCompilerError as error:
-            library.unlink(missing_ok=True)
-            self.app.display_warning(f"the KDA kernel is not built, kda() will use torch: {error}")
+            for library in KERNELS.values():
+                (folder / library).unlink(missing_ok=True)
+            self.app.display_warning(f"the C kernels (KDA, decoding) are not built, torch does their work: {error}")
             return
-        build_data["artifacts"].append(str(FOLDER / LIBRARY))
+        build_data["artifacts"].extend(str(FOLDER / library) for library in KERNELS.values())
         if version != "editable":
             build_data["pure_python"] = False
             build_data["tag"] = platform_tag()
@@ -94,7 +96,8 @@ class CustomBuildHook(BuildHookInterface):
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent / FOLDER
     try:
-        compile_kernel(here / "kda.c", here / LIBRARY)
+        for kernel, made in KERNELS.items():
+            compile_kernel(here / kernel, here / made)
     except NoCompilerError as error:
-        sys.exit(f"the KDA kernel is not built: {error}")
-    print(f"built {FOLDER / LIBRARY}")  # noqa: T201
+        sys.exit(f"the C kernels are not built: {error}")
+    print(f"built {', '.join(KERNELS.values())} in {FOLDER}")  # noqa: T201

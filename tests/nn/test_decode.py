@@ -12,6 +12,7 @@ from fairtrial.nn.config import ModelConfig  # noqa: E402
 from fairtrial.nn.decode import ForwardBatch, decode_batch, joined, read  # noqa: E402
 from fairtrial.nn.decode_fast import FastBatch  # noqa: E402
 from fairtrial.nn.model import Model  # noqa: E402
+from fairtrial.nn.ops import decode_c  # noqa: E402
 
 SMALL: dict[str, object] = dict(  # noqa: C408
     vocab=97, hidden=48, intermediate=80, heads=4, kv_heads=2, head_dim=16, window=7, kda_heads=2, kda_key_dim=16,
@@ -31,8 +32,11 @@ def model_of(variant: str, **more: object) -> Model:
     return Model(ModelConfig.model_validate(fields), seed=3).eval()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_lean_step_gives_the_logits_of_the_forward_pass_while_sequences_join_and_leave(variant: str):
+@pytest.mark.parametrize(("variant", "kernel"), [*((one, "") for one in VARIANTS), ("KWMF", "0"), ("F", "0")])
+def test_a_lean_step_gives_the_logits_of_the_forward_pass_while_sequences_join_and_leave(
+    variant: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(decode_c.SWITCH, kernel)
     model, rng = model_of(variant), random.Random(variant)
     batch = FastBatch(model, 5)
     alone: list[ForwardBatch] = []

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fairtrial.core.errors import UserError  # noqa: E402
-from fairtrial.nn.ops import kda_c  # noqa: E402
+from fairtrial.nn.ops import kda_c, library  # noqa: E402
 from fairtrial.nn.ops.kda import kda, l2norm  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def test_packed_sequences_equal_separate_ones():
         assert torch.equal(last, final[i : i + 1])
 
 
-@pytest.mark.parametrize("isa", kda_c.ISAS)
+@pytest.mark.parametrize("isa", library.ISAS)
 def test_each_instruction_set(isa, monkeypatch):
     monkeypatch.setenv(kda_c.SWITCH, isa)
     if kda_c.available() is not None:
@@ -262,15 +262,16 @@ def hook():
 @needs_compiler
 def test_builds_a_library_that_says_what_it_was_built_from(tmp_path, monkeypatch):
     source = tmp_path / "kda.c"
-    shutil.copy(ROOT / "src/fairtrial/nn/ops/kda.c", source)
-    library, broken = tmp_path / "_kda.so", tmp_path / "broken.so"
-    hook().compile_kernel(source, library)
-    assert sorted(x.name for x in tmp_path.iterdir()) == ["_kda.so", "kda.c"]
+    for name in ("kda.c", "vectors.h"):
+        shutil.copy(ROOT / "src/fairtrial/nn/ops" / name, tmp_path)
+    built, broken = tmp_path / "_kda.so", tmp_path / "broken.so"
+    hook().compile_kernel(source, built)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["_kda.so", "kda.c", "vectors.h"]
     broken.write_bytes(b"no library")
     source_as_built = source.read_text()
     for path, text, reason in [
-        (library, source_as_built, None),
-        (library, source_as_built + "\n", "another version"),
+        (built, source_as_built, None),
+        (built, source_as_built + "\n", "another version"),
         (broken, source_as_built, "cannot be loaded"),
         (tmp_path / "missing.so", source_as_built, "not built"),
     ]:
@@ -307,7 +308,9 @@ def build(project, **environment):
 @needs_compiler
 def test_builds_a_wheel_of_its_platform_for_any_python(project):
     wheel, names, _ = build(project)
-    assert "fairtrial/nn/ops/_kda.so" in names and "fairtrial/nn/ops/kda.c" in names
+    assert {f"fairtrial/nn/ops/{name}" for name in ("_kda.so", "_decode.so", "kda.c", "decode.c", "vectors.h")} <= set(
+        names
+    )
     assert "-py3-none-" in wheel.name and not wheel.name.endswith("-any.whl")
 
 

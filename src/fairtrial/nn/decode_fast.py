@@ -1,7 +1,9 @@
 """The lean decode step: a batch on memory that is allocated once, without one object or check per token and layer.
 
-Logits are those of `Model.forward` within about 1e-6 of their size. They depend on the other sequences of the batch in
-the last bits (a product's rounding depends on its shape); where that matters, `ForwardBatch(exact=True)` is the way.
+Logits are those of `Model.forward` within about 1e-6 of their size. With the C kernel of `ops.decode_c` a step of
+softmax layers and dense MLPs gives the same bits in any batch; else, and for what was read before, they depend on the
+other sequences in the last bits (a product's rounding depends on its shape). Where that matters,
+`ForwardBatch(exact=True)` is the way.
 Legend: N sequences, D model width, S columns, V vocabulary.
 """
 
@@ -22,11 +24,10 @@ from fairtrial.nn.decode_layers import (
     MlpStep,
     Place,
     SoftmaxStep,
-    laid,
-    scaled,
     turning,
     turns,
 )
+from fairtrial.nn.decode_product import behind, product
 from fairtrial.nn.kda_layer import KdaLayer
 from fairtrial.nn.mla_layer import LatentLayer
 from fairtrial.nn.model import Model
@@ -50,10 +51,10 @@ class FastBatch:
     def __init__(self, model: Model, slots: int) -> None:
         """For at most `slots` sequences."""
         self._model, self._slots = model, slots
-        self._layers = [(_mixer(block, slots), MlpStep(block)) for block in model.blocks[: model.config.layers]]
+        self._layers = [(_mixer(block, slots), MlpStep(block, slots)) for block in model.blocks[: model.config.layers]]
         self._embedding = model.model.embed_tokens.weight.detach()
         head = model.model.embed_tokens if model.lm_head is None else model.lm_head
-        self._head, self._norm = laid(head.weight), model.model.norm
+        self._head = product(behind(model.model.norm, head.weight), slots, model.model.norm.eps)
         self._lengths: list[int] = []
         self._columns, self._now = 0, 0
         self._mask = torch.zeros(slots, 0)
@@ -110,8 +111,7 @@ class FastBatch:
         for mixer, mlp in self._layers:
             mixer.step(x_ND, place)
             mlp.step(x_ND)
-        hidden_ND = scaled(x_ND, self._norm.eps).mul_(self._norm.weight)
-        logits_NV = torch.mm(hidden_ND, self._head)
+        logits_NV = self._head.of(x_ND)
         positions_N += 1
         self._now += 1
         self._lengths = [length + 1 for length in self._lengths]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fairtrial.models.model import Sampling
+from fairtrial.nn.ops import decode_c
 
 
 @dataclass(slots=True)
@@ -62,9 +63,7 @@ def draw(logits_NV: Tensor, draws: Sequence[Draw], allowed: Sequence[Tensor | No
     greedy = [row for row, one in enumerate(draws) if one.temperature == 0]
     if greedy:
         some = logits_NV if len(greedy) == len(draws) else logits_NV[greedy]
-        best_N1 = some.argmax(-1, keepdim=True)
-        logps = (some.gather(1, best_N1) - some.logsumexp(-1, keepdim=True)).flatten().tolist()
-        for row, token, logp in zip(greedy, best_N1.flatten().tolist(), logps, strict=True):
+        for row, token, logp in zip(greedy, *_likeliest(some), strict=True):
             tokens[row], logprobs[row] = token, logp
     random_rows = [row for row, one in enumerate(draws) if one.temperature > 0]
     if random_rows:
@@ -73,6 +72,14 @@ def draw(logits_NV: Tensor, draws: Sequence[Draw], allowed: Sequence[Tensor | No
         for row, token, logp in zip(random_rows, chosen, logps, strict=True):
             tokens[row], logprobs[row] = token, logp
     return tokens, logprobs
+
+
+def _likeliest(logits_NV: Tensor) -> tuple[list[int], list[float]]:
+    if decode_c.available() is None:
+        return decode_c.likeliest(logits_NV.contiguous())
+    best_N1 = logits_NV.argmax(-1, keepdim=True)
+    logps_N1 = logits_NV.gather(1, best_N1) - logits_NV.logsumexp(-1, keepdim=True)
+    return best_N1.flatten().tolist(), logps_N1.flatten().tolist()
 
 
 def _random(logits_NV: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:

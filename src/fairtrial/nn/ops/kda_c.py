@@ -14,7 +14,6 @@ Legend: B batch, T time, H heads of q and k, HV value heads, K key dim, V value 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -24,10 +23,10 @@ import torch
 from torch import Tensor
 
 from fairtrial.core.errors import UserError
+from fairtrial.nn.ops.library import load
 
 LIBRARY = Path(__file__).parent / "_kda.so"
 SWITCH = "FAIRTRIAL_KDA_C"
-ISAS = ("base", "avx2", "avx512")  # as in hatch_build.py; "base" is what every processor of the architecture has
 CHUNK = 32  # tokens between two kept states, as in kda.c
 GROUP = 32  # columns whose gradients are summed together, as in kda.c
 WORTH_A_THREAD = 1 << 20  # state elements times tokens: about 0.1 ms of work
@@ -256,23 +255,7 @@ def _call(name: str, sizes: dict[str, int], scale: float, tensors: dict[str, Ten
 @cache
 def _load(isa: str) -> dict[str, Any] | str:
     """The library's entries for an instruction set ("": the widest that runs here), or why there are none."""
-    source = LIBRARY.with_name("kda.c")
-    if not LIBRARY.is_file():
-        return (
-            "it was not built: there was no C compiler when fairtrial was installed; install one, then fairtrial again"
-        )
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-        library.kda_source.restype = library.kda_isa.restype = ctypes.c_char_p
-        if source.is_file() and library.kda_source().decode() != hashlib.sha256(source.read_bytes()).hexdigest():
-            return "it was built from another version of kda.c; install fairtrial again"
-        widest = library.kda_isa().decode()
-        runs = ISAS[: ISAS.index(widest) + 1]
-        if isa and isa not in runs:
-            return f"{SWITCH}={isa} is not an instruction set of this processor; it may be 0 or {', '.join(runs)}"
-        return {name: getattr(library, f"{name}_{isa or widest}") for name in ("kda_forward", "kda_backward")}
-    except (OSError, AttributeError) as error:
-        return f"the library cannot be loaded ({error})"
+    return load(LIBRARY, "kda.c", ("kda_forward", "kda_backward"), isa, SWITCH)
 
 
 def _check(
