@@ -160,7 +160,8 @@ class Runtime:
             return
         text = ""
         try:
-            text = (await self._ask(log, digest.messages, purpose="summary")).text.strip()
+            reply = await self._ask(log, digest.messages, purpose="summary", tokens=digest.tokens)
+            text = reply.text.strip()
             problem = "the summary is empty"
         except ContextTooLongError as error:
             problem = str(error)
@@ -168,12 +169,15 @@ class Runtime:
             log.add(Noted("summary-failed", problem))
         log.add(Folded(digest.start, digest.end, text or digest.fallback))
 
-    async def _ask(self, log: Log, messages: Sequence[Message], purpose: Purpose = "turn") -> Reply:
+    async def _ask(
+        self, log: Log, messages: Sequence[Message], purpose: Purpose = "turn", tokens: int | None = None
+    ) -> Reply:
         seed = derived_seed(log.asked.seed, purpose, len(log.steps), len(log.pending))
+        sampling = self.sampling if tokens is None else self.sampling.model_copy(update={"max_tokens": tokens})
         request = Request(
             messages=tuple(messages),
             tools=log.asked.tools if log.asked.native and purpose == "turn" else (),
-            sampling=self.sampling.model_copy(update={"seed": seed if "seed" in self.model.features else None}),
+            sampling=sampling.model_copy(update={"seed": seed if "seed" in self.model.features else None}),
         )
         reply = await self.model.generate(request, timer=self.timer)
         log.add(Called(request, reply, purpose))
