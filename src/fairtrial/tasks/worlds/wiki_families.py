@@ -230,7 +230,7 @@ def _multi(graph: Graph, shape: Shape, puzzle: Puzzle) -> None:
         sources.append(source)
         asked.append(_phrase(graph.style, subject, path))
     puzzle.answer = (" ; " if graph.style == "plain" else "; ").join(answers)
-    puzzle.facts |= {"items": answers}
+    puzzle.facts |= {"items": answers, "item_steps": sources}
     puzzle.say(
         "Answer all questions.\n"
         + "\n".join(f"{number}. What is the {words}?" for number, words in enumerate(asked, 1))

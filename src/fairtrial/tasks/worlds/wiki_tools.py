@@ -66,7 +66,7 @@ class Library:
         parts = self._parts(text)
         if not 1 <= part <= len(parts):
             raise LookupError(f'"{title}" has parts 1 to {len(parts)}, not {part}')
-        more = f"\n(part {part} of {len(parts)})" if len(parts) > 1 else ""
+        more = f"\n({title}, part {part} of {len(parts)})" if len(parts) > 1 else ""
         return parts[part - 1] + more
 
     def _parts(self, text: str) -> list[str]:

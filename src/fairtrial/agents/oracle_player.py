@@ -1,0 +1,381 @@
+"""The kind of model "oracle-player": plays an episode's gold plan in the dialect of the arm's planner and policy.
+
+It sees what a model would be given, and beside it the gold plan of the episode that it recognises by its question; but
+it uses a fact only where the prompt still says it (`agents.gold`). So it is an upper bound that a policy can lose:
+what was dropped is looked up again, what was noted down wrong stays wrong. It answers summaries and readers too, and
+errs on demand, drawn from the request. Its runs are what small models are trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import Field, ValidationError
+
+from fairtrial.agents.accounting import Estimate, text_of
+from fairtrial.agents.context import rendering
+from fairtrial.agents.context.folding import Folding, blocks_in, range_in
+from fairtrial.agents.context.opening import open_policy
+from fairtrial.agents.context.policy import ContextPolicy
+from fairtrial.agents.gold import Beliefs, Gold
+from fairtrial.agents.log import Block, Folded
+from fairtrial.agents.planners.opening import open_planner
+from fairtrial.agents.planners.plan import Node, Plan, Ref
+from fairtrial.agents.planners.planner import Move, Planner
+from fairtrial.agents.reader import NAME as READ
+from fairtrial.core import registry
+from fairtrial.core.clock import Timer
+from fairtrial.core.config import Config
+from fairtrial.core.errors import UserError
+from fairtrial.core.ids import canonical_json, digest
+from fairtrial.core.limits import Usage
+from fairtrial.models.model import Delta, Feature, Message, Pair, Reply, Request, Score, ToolCall, UnsupportedError
+from fairtrial.tasks.worlds.world import Episode, GoldStep
+
+_NOTHING = "nothing found yet"
+_QUESTION = "### Question\n"
+_DOCUMENT = "\n\nDocument:\n"
+_SYLLABLES = ("ba", "de", "ki", "lo", "mu", "na", "re", "si", "to", "vu")
+
+
+class OracleSettings(Config):
+    """How the oracle plays."""
+
+    world: str | dict[str, Any] | None = None
+    """The world whose episodes it knows, as in [suite]; a study that plays a world's own oracle needs none."""
+    planner: str | dict[str, Any] | None = None
+    """None: recognised by its rules in the system message; likewise the policy."""
+    policy: str | dict[str, Any] | None = None
+    plan: Literal["parallel", "sequential"] = "parallel"
+    """parallel: all calls at once that the planner can say, through readers where they are offered; sequential: one."""
+    look: Literal["visit", "search"] = "visit"
+    """search: a page is searched for first, and visited where the snippets do not tell."""
+    width: int = Field(default=16, ge=1)
+    """Steps looked up in one turn."""
+    blocks: int = Field(default=8, ge=1)
+    """`fold` consolidates everything when it has so many blocks; until then each step gets its own."""
+    thinking: bool = False
+    """Whether it writes down what it goes by, as thinking."""
+    slip: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a turn breaks the format."""
+    wrong: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a value is written down wrong: in notes, answers, and as a reader."""
+    seed: int = 0
+    """Of slips and wrong values, with the request's own seed."""
+    characters_per_token: float = Field(default=4.0, gt=0)
+    """For usage: it has no tokens."""
+
+
+class OraclePlayer:
+    """The kind `oracle-player`."""
+
+    settings_type = OracleSettings
+    argument: ClassVar[str] = "world"
+
+    @staticmethod
+    def open(settings: OracleSettings, base: Path) -> OracleModel:
+        """The model. Raises UserError for a world, planner or policy that there is not."""
+        from fairtrial.agents.episode import open_world
+
+        if settings.world is None:
+            raise UserError('oracle-player: "world" is required: the oracle knows the gold plans of its episodes')
+        return OracleModel(open_world(settings.world, base).episodes(), settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """The dialects of a run, and what may be called in it."""
+
+    planner: Planner
+    policy: ContextPolicy
+    tools: Mapping[str, Mapping[str, Any]]
+    """name -> JSON schema of the arguments."""
+
+
+class OracleModel:
+    """A model that knows the episodes. `planner` and `policy` go before what the settings name."""
+
+    name = "oracle-player"
+    features: frozenset[Feature] = frozenset({"seed", "tools"})
+    context: int | None = None
+
+    def __init__(
+        self,
+        episodes: Iterable[Episode],
+        settings: OracleSettings | None = None,
+        *,
+        planner: Planner | None = None,
+        policy: ContextPolicy | None = None,
+    ) -> None:
+        """Raises UserError where an episode has no gold plan, and for a planner or policy that there is not."""
+        self.settings = settings or OracleSettings()
+        self._count = Estimate(self.settings.characters_per_token)
+        self._golds: dict[str, Gold] = {}
+        self._steps: dict[str, list[tuple[Gold, GoldStep]]] = {}
+        for episode in episodes:
+            if not episode.plan:
+                raise UserError(f'oracle-player: the episode "{episode.info.id}" has no gold plan to play')
+            gold = self._golds[episode.question] = Gold(episode)
+            for step in episode.plan:
+                self._steps.setdefault(gold.asked(step), []).append((gold, step))
+        given = self.settings
+        self._planner = planner or (None if given.planner is None else open_planner(given.planner))
+        self._policy = policy or (None if given.policy is None else open_policy(given.policy, self._count))
+        self._voices: dict[str, Voice] = {}
+
+    async def generate(
+        self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
+    ) -> Reply:
+        """The next turn, summary or reading. Raises UserError for a question that is not its world's."""
+        if request.messages is None:
+            raise UnsupportedError("oracle-player answers conversations, not texts or token ids; give messages")
+        said = json.dumps([text_of(message) for message in request.messages])
+        rng = random.Random(digest(canonical_json([self.settings.seed, request.sampling.seed, said])))  # noqa: S311
+        text, calls = self._reply(request, request.messages, rng)
+        message = Message(role="assistant", content=text, tool_calls=calls)
+        if on_delta is not None:
+            on_delta(Delta(text=text))
+        usage = Usage(
+            calls=1,
+            input_tokens=self._count(request.messages),
+            output_tokens=self._count.tokens(text_of(message)),
+        )
+        return Reply(message, "tool_calls" if calls else "stop", self.name, usage=usage)
+
+    async def score(self, pairs: Sequence[Pair]) -> list[Score]:
+        """It has no probabilities. Raises UnsupportedError."""
+        raise UnsupportedError("oracle-player cannot score texts; use a model with log-probabilities")
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _reply(
+        self, request: Request, messages: Sequence[Message], rng: random.Random
+    ) -> tuple[str, tuple[ToolCall, ...]]:
+        first = next((message.content for message in messages if message.role == "user"), "")
+        if first.startswith("Question: ") and _DOCUMENT in first:
+            question, _, document = first.removeprefix("Question: ").partition(_DOCUMENT)
+            return self._read(question, document, rng), ()
+        gold = self._gold(first)
+        body = "\n".join(text_of(message) for message in messages if message.role != "system")
+        body = body.replace(gold.episode.question, "", 1)
+        beliefs = Beliefs(gold, body)
+        system = "".join(message.content for message in messages if message.role == "system")
+        if not system or not (tools := _offered(system, request.tools)):
+            return self._notes(gold, beliefs, rng), ()
+        voice = self._voice(system, tools)
+        last = rendering.LAST_TURN in messages[-1].content
+        if last or not beliefs.open():
+            answer = "".join(
+                self._said(piece, rng) if at % 2 else piece for at, piece in enumerate(gold.answer(beliefs))
+            )
+            said, calls = voice.planner.write(Move(answer=answer))
+            why = "All that is asked for is known."
+        else:
+            single = self.settings.plan == "sequential" or "[rejected: tool-limit]" in messages[-1].content
+            said, calls = self._act(voice, gold, beliefs, body, single=single)
+            why = f"I look up {', '.join(gold.asked(step, beliefs) for step in beliefs.open()[:3])}."
+        fold = None if last or not beliefs.open() else self._fold(voice.policy, gold, messages, rng)
+        thinking = f"Known so far: {self._stated(beliefs)}" if self.settings.thinking else ""
+        text = _write(voice.policy, fold, why, thinking) + said
+        return self._slipped(text, calls, rng)
+
+    def _gold(self, first: str) -> Gold:
+        """The episode that is played. Raises UserError."""
+        parts = first.removeprefix(_QUESTION).split("\n\n")
+        for count in range(1, len(parts) + 1):
+            if (gold := self._golds.get("\n\n".join(parts[:count]))) is not None:
+                return gold
+        shown = " ".join(first.split())[:80]
+        raise UserError(f'oracle-player: "{shown}" is no question of its world; give it the world of the suite')
+
+    def _act(
+        self, voice: Voice, gold: Gold, beliefs: Beliefs, body: str, *, single: bool
+    ) -> tuple[str, tuple[ToolCall, ...]]:
+        """The largest plan that the planner can say."""
+        level = beliefs.open()[: self.settings.width]
+        plans = [] if single else [self._level(voice, gold, beliefs, body, level)]
+        if READ in voice.tools and "visit" in voice.tools and not single:
+            plans.insert(0, self._graph(gold, beliefs))
+        for plan in plans:
+            try:
+                return voice.planner.write(Move(plan=plan))
+            except ValueError:
+                continue
+        return voice.planner.write(Move(plan=self._level(voice, gold, beliefs, body, level[:1])))
+
+    def _level(self, voice: Voice, gold: Gold, beliefs: Beliefs, body: str, steps: Sequence[GoldStep]) -> Plan:
+        """Calls that do not need each other, one for each step; a page that tells of several is visited once."""
+        made: dict[bytes, Node] = {}
+        for step in steps:
+            query = gold.asked(step, beliefs)
+            tool, args = "visit", {"title": step.page or step.value}
+            searched = json.dumps(query)[1:-1] in body
+            if "visit" not in voice.tools or (
+                self.settings.look == "search" and "search" in voice.tools and not searched
+            ):
+                tool, args = "search", {"query": query}
+            elif "part" in voice.tools["visit"].get("properties", {}):
+                args = {**args, "part": _next_part(args["title"], body)}
+            made.setdefault(canonical_json([tool, args]), Node(f"s{len(made) + 1}", tool, args))
+        return Plan(tuple(made.values()))
+
+    def _graph(self, gold: Gold, beliefs: Beliefs) -> Plan:
+        """Everything that can be said before anything is read: visits, and readers where a later step needs a value."""
+        names: dict[str, str] = {}
+        chosen: list[GoldStep] = []
+        for step in beliefs.wanted():
+            waiting = [dep for dep in step.deps if not beliefs.settled(dep)]
+            if not gold.facts[step.id] or beliefs.settled(step.id) or len(chosen) >= self.settings.width:
+                continue
+            if not waiting or (len(waiting) == 1 and waiting[0] in names and _value(gold, waiting[0]) == step.page):
+                chosen.append(step)
+                names[step.id] = f"r{len(chosen)}"
+        read = {dep for step in chosen for dep in step.deps if dep in names}
+        nodes: list[Node] = []
+        for number, step in enumerate(chosen, 1):
+            waiting = [names[dep] for dep in step.deps if dep in names]
+            title = Ref(waiting[0]) if waiting else step.page or step.value
+            nodes.append(Node(f"v{number}", "visit", {"title": title}, tuple(waiting)))
+            if step.id in read:
+                question = gold.template(step, names, beliefs)
+                args = {"question": question, "document": Ref(f"v{number}")}
+                nodes.append(Node(names[step.id], READ, args, (*waiting, f"v{number}")))
+        return Plan(tuple(nodes))
+
+    def _fold(
+        self, policy: ContextPolicy, gold: Gold, messages: Sequence[Message], rng: random.Random
+    ) -> Folded | None:
+        """The fold of this turn, if the policy wants one: what its range still holds of what is needed."""
+        at = next(index for index, message in enumerate(messages) if message.role == "user")
+        prompt = messages[at].content
+        blocks, latest = blocks_in(prompt)
+        if not isinstance(policy, Folding) or latest is None:
+            return None
+        later = [text_of(message) for message in messages[at + 1 :]]
+        step = "\n".join([prompt[prompt.rindex(f"**[Step {latest}]**") :], *later])
+        whole = "\n".join([prompt.replace(gold.episode.question, "", 1), *later])
+        imposed = range_in("\n".join([prompt, *later]))
+        if policy.tag == "memory":
+            return Folded(0, latest, self._notes(gold, Beliefs(gold, whole), rng))
+        start = imposed[0] if imposed else 0 if len(blocks) >= self.settings.blocks else latest
+        if start == latest:
+            return Folded(latest, latest, self._notes(gold, Beliefs(gold, step), rng))
+        kept = "\n".join(_texts(blocks, start))
+        return Folded(start, latest, self._notes(gold, Beliefs(gold, f"{kept}\n{step}"), rng))
+
+    def _notes(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
+        """The facts that are needed, one sentence each."""
+        end = " ." if gold.episode.facts.get("style") == "plain" else "."
+        told = [f"{words}{self._said(value, rng)}{end}" for words, value in dict.fromkeys(beliefs.notes())]
+        return " ".join(told) or _NOTHING
+
+    @staticmethod
+    def _stated(beliefs: Beliefs) -> str:
+        return "; ".join(f"{words}{value}" for words, value in dict.fromkeys(beliefs.notes())) or _NOTHING
+
+    def _read(self, question: str, document: str, rng: random.Random) -> str:
+        """As a reader: the value, if the document says it."""
+        for gold, step in self._steps.get(question, ()):
+            if step.id in Beliefs(gold, document).known and gold.facts[step.id]:
+                return self._said(step.value, rng)
+        return "UNKNOWN"
+
+    def _said(self, value: str, rng: random.Random) -> str:
+        """The value, or now and then another one of its kind."""
+        if rng.random() >= self.settings.wrong:
+            return value
+        if value.isdigit():
+            return str(int(value) + 1 + rng.randrange(9))
+        return value[:-2] + rng.choice([syllable for syllable in _SYLLABLES if syllable != value[-2:]])
+
+    def _slipped(self, text: str, calls: tuple[ToolCall, ...], rng: random.Random) -> tuple[str, tuple[ToolCall, ...]]:
+        """The turn, or now and then one that cannot be read: it breaks off."""
+        if rng.random() >= self.settings.slip:
+            return text, calls
+        if calls:
+            return text, (*calls[:-1], calls[-1].model_copy(update={"arguments": calls[-1].arguments[:-1]}))
+        return text[: max(1, text.rfind("<"))] if text.rfind("<") > 0 else text[: len(text) // 2], calls
+
+    def _voice(self, system: str, tools: Sequence[dict[str, Any]]) -> Voice:
+        """The dialects that the system message asks for. Raises UserError where none fits."""
+        key = digest(canonical_json([system, list(tools)]))
+        if key not in self._voices:
+            schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+            planner = self._planner or _named(_planners(), lambda each: each.rules(tools), system)
+            policy = self._policy or _named(_policies(self._count), lambda each: each.rules, system)
+            self._voices[key] = Voice(planner, policy, schemas)
+        return self._voices[key]
+
+
+def _write(policy: ContextPolicy, fold: Folded | None, why: str, thinking: str) -> str:
+    writer: Any = policy
+    return writer.write(fold, why, thinking)
+
+
+def _value(gold: Gold, step: str) -> str:
+    return next(each.value for each in gold.episode.plan if each.id == step)
+
+
+def _texts(blocks: Sequence[Block], start: int) -> Iterator[str]:
+    return (block.text for block in blocks if block.start >= start)
+
+
+def _next_part(title: str, body: str) -> int:
+    """The part of a page to read next, after those that the prompt shows."""
+    seen = [(int(part), int(of)) for part, of in re.findall(rf"\({re.escape(title)}, part (\d+) of (\d+)\)", body)]
+    return 1 if not seen else seen[-1][0] % seen[-1][1] + 1
+
+
+def _offered(system: str, given: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The tools: those of the request, or the lines of JSON in the system message."""
+    if given:
+        return given
+    found: list[dict[str, Any]] = []
+    for line in system.splitlines():
+        if not line.startswith('{"name": '):
+            continue
+        try:
+            found.append({"type": "function", "function": json.loads(line)})
+        except ValueError:
+            continue
+    return found
+
+
+def _named(candidates: Iterator[Any], rules: Callable[[Any], str], system: str) -> Any:
+    """The candidate whose rules the system message holds, of several the one with the longest."""
+    fitting = [each for each in candidates if rules(each).strip() in system]
+    if not fitting:
+        raise UserError(
+            "oracle-player: the planner's rules are not known to it; name planner and policy in its settings"
+        )
+    return max(fitting, key=lambda each: len(rules(each)))
+
+
+def _planners() -> Iterator[Planner]:
+    for name in registry.names("planners"):
+        kind = registry.load("planners", name)
+        yield from (kind(settings) for settings in _variants(kind.settings_type))
+
+
+def _policies(count: Estimate) -> Iterator[ContextPolicy]:
+    for name in registry.names("policies"):
+        kind = registry.load("policies", name)
+        yield from (kind(settings, count) for settings in _variants(kind.settings_type))
+
+
+def _variants(kind: type[Config]) -> Iterator[Config]:
+    """The settings' defaults, and with each other choice of a dialect."""
+    try:
+        yield kind()
+    except ValidationError:
+        return
+    for name, field in kind.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            yield from (kind(**{name: choice}) for choice in get_args(field.annotation) if choice != field.default)
