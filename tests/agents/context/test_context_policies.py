@@ -256,12 +256,13 @@ def test_the_summariser_sees_the_steps_in_full_and_the_notes_before(new_run, cou
     asked = first.messages[-1].content
     assert all(f"fact{number} " in asked for number in range(3)) and "fact3 " not in asked and asked.count(" x") == 180
     assert "fact0" in first.fallback and "fact2" in first.fallback
-    digested(policy, run.log, "EARLIER")
+    digested(policy, run.log, "<think>SECRET</think>EARLIER")
     assert "### Notes on steps 0 to 2\nEARLIER" in policy.render(run.log)[0].content
     for number in range(4, 7):
         run.step(f"fact{number} " + "x " * 60)
     second = policy.digest(run.log)
     assert (second.start, second.end) == (0, 5) and "EARLIER" in second.messages[-1].content
+    assert "SECRET" not in str(policy.render(run.log)) + str(second)
     assert "fact1 " not in second.messages[-1].content and "EARLIER" in second.fallback
 
 

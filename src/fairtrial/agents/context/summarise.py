@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, model_validator
 
-from fairtrial.agents.context import rendering
+from fairtrial.agents.context import rendering, tags
 from fairtrial.agents.context.policy import Count, Digest
 from fairtrial.agents.context.window import ChatPolicy, PolicySettings, fitting, unseen
 from fairtrial.agents.log import Called, Log, Planned, Result, Step
@@ -85,7 +85,7 @@ class SummariseAt(ChatPolicy):
         shown = rendering.steps_chat(middle, native=log.asked.native, thinking=settings.thinking)
         if self._count(shown) < settings.least * settings.trigger:
             return None
-        notes = log.blocks[-1].text if log.blocks else ""
+        notes = _notes(log)
         steps = "\n\n".join(f"**[Step {step.number}]**\n{rendering.step_text(step)}" for step in middle)
         parts = [f"### Question\n{log.asked.question}", *([f"### Earlier notes\n{notes}"] if notes else [])]
         user = "\n\n".join([*parts, f"### Steps\n{steps}", "Write the notes now."])
@@ -103,15 +103,18 @@ class SummariseAt(ChatPolicy):
         begin = told + 1 + dropped
         notes = unseen(told + 1, begin - 1)
         if log.blocks:
-            notes = f"### Notes on steps {len(first)} to {told}\n{log.blocks[-1].text}" + (
-                f"\n\n{notes}" if notes else ""
-            )
+            notes = f"### Notes on steps {len(first)} to {told}\n{_notes(log)}" + (f"\n\n{notes}" if notes else "")
         prompt: tuple[Message, ...] = (*rendering.system(asked), Message(role="user", content=asked.question))
         prompt += rendering.steps_chat(first, native=asked.native, thinking=settings.thinking)
         if notes:
             prompt = rendering.and_user(prompt, notes)
         prompt += rendering.steps_chat(log.steps[begin:], native=asked.native, thinking=settings.thinking)
         return rendering.closed(log, prompt, native=asked.native)
+
+
+def _notes(log: Log) -> str:
+    """The summary so far, without what its author thought."""
+    return tags.apart(log.blocks[-1].text)[0] if log.blocks else ""
 
 
 def _summarised_since_the_last_step(log: Log) -> bool:
