@@ -1,8 +1,8 @@
 """The journal of an agent's tool calls: what each attempt came to, so that a run can be played again without tools.
 
 One JSON line per attempt, keyed by (run, step and node, tool, canonical arguments, attempt): no time is part of the
-key, so calls are found in whatever order they come. A write leaves a line when it begins, too: where its end is missing (the
-process died), nobody can know whether it took effect, and it is not repeated.
+key, so calls are found in whatever order they come. A write leaves a line when it begins, too: where its end is
+missing (the process died), nobody can know whether it took effect, and it is not repeated.
 """
 
 from __future__ import annotations

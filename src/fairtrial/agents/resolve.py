@@ -49,12 +49,16 @@ def _part(ref: Ref, values: Mapping[str, Any]) -> Any:
         raise UnresolvedError(f'there is no value of "{ref.node}": name it among what this call depends on')
     value = values[ref.node]
     for place in ref.path:
-        fits = isinstance(value, dict) if isinstance(place, str) else isinstance(value, list)
-        try:
-            value = value[place] if fits else {}[place]
-        except (KeyError, IndexError):
-            raise UnresolvedError(f'the result of "{ref.node}" has no {place!r}{_has(value)}') from None
+        if not _holds(value, place):
+            raise UnresolvedError(f'the result of "{ref.node}" has no {place!r}{_has(value)}')
+        value = value[place]
     return value
+
+
+def _holds(value: Any, place: str | int) -> bool:
+    if isinstance(place, str):
+        return isinstance(value, dict) and place in value
+    return isinstance(value, list) and 0 <= place < len(value)
 
 
 def _has(value: Any) -> str:

@@ -215,9 +215,9 @@ class Run:
                 slot.result is not None or slot.waits or next(refs(slot.node.args), None) is None
             ):
                 self._know(index)
+        self._admit()
         if self.feed is None:
             self.fresh.extend(index for index, slot in enumerate(self.slots) if not slot.missing)
-        self._admit()
 
     # -- from one end to the next starts -----------------------------------------------------------------------------
 
@@ -276,8 +276,7 @@ class Run:
             slot.waits = True
             self._know(index)
             self._admit()
-            if not slot.admitted or slot.missing:
-                return
+            return
         heapq.heappush(self.heap, (slot.priority, index))
 
     def _hindered(self, slot: Slot) -> Outcome | None:
