@@ -59,16 +59,19 @@ async def perform(call: Call, clock: Clock, journal: Journal | None, begin: Call
     last = 1 + (0 if call.tool.effect == "write" else call.tool.retries)
     while True:
         call.attempt += 1
-        outcome = await _attempt(call, clock, journal, begin)
-        if outcome.status == "ok" or call.attempt >= last:
+        found = None
+        if journal is not None:
+            call.key = journal.key(call.run, call.path, call.tool.name, call.args, call.attempt)
+            found = journal.find(call.key, call.path)
+        if found is not None:
+            outcome = Outcome(found.status, found.text, found.value)
+        else:
+            outcome = await _attempt(call, clock, journal, begin)
+        if outcome.status == "ok" or call.attempt >= last or (found is not None and found.final):
             return outcome
 
 
 async def _attempt(call: Call, clock: Clock, journal: Journal | None, begin: Callable[[Call], None]) -> Outcome:
-    if journal is not None:
-        call.key = journal.key(call.run, call.path, call.tool.name, call.args, call.attempt)
-        if (found := journal.find(call.key, call.path)) is not None:
-            return Outcome(found.status, found.text, found.value)
     if call.attempt > 1:
         await clock.sleep(pause(call.run, call.path, call.attempt))
     if journal is not None and call.tool.effect == "write":

@@ -28,10 +28,14 @@ class Recorded:
     status: Status
     text: str
     value: Any = None
+    final: bool = False
+    """The executor stopped it: no further attempt followed."""
 
 
 _UNKNOWN = Recorded(
-    "error", "this call was begun before and cut off: whether it took effect is not known, so it was not repeated"
+    "error",
+    "this call was begun before and cut off: whether it took effect is not known, so it was not repeated",
+    final=True,
 )
 
 
@@ -81,14 +85,16 @@ class Journal:
         """Note that a write is about to go out."""
         self._write({"key": key, "call": path})
 
-    def end(self, key: str, path: str, status: Status, text: str, value: Any = None) -> None:
+    def end(self, key: str, path: str, status: Status, text: str, value: Any = None, *, final: bool = False) -> None:
         """Note what an attempt came to; nothing in a replay, nor of what is there already."""
         if key in self._ended or self.mode == "replay":
             return
-        self._ended[key] = Recorded(status, text, value)
+        self._ended[key] = Recorded(status, text, value, final)
         line: dict[str, Any] = {"key": key, "call": path, "status": status, "text": text}
         if not isinstance(value, str) or value != text:
             line["value"] = value
+        if final:
+            line["final"] = True
         self._write(line)
 
     def close(self) -> None:
@@ -116,7 +122,8 @@ class Journal:
                 line = json.loads(raw.decode("utf-8", "surrogatepass"))
                 if "status" in line:
                     value = line.get("value", line["text"])
-                    self._ended[line["key"]] = Recorded(line["status"], line["text"], value)
+                    final = line.get("final", False)
+                    self._ended[line["key"]] = Recorded(line["status"], line["text"], value, final)
                 else:
                     self._begun.add(line["key"])
             except (ValueError, KeyError, TypeError) as error:

@@ -464,7 +464,7 @@ class Run:
             return
         call, path = slot.call, f"{self.step}/{slot.node.id}"
         key = call.key if call is not None and call.attempt else self._unstarted_key(slot)
-        self.journal.end(key, path, outcome.status, outcome.text)
+        self.journal.end(key, path, outcome.status, outcome.text, final=True)
 
     def _unstarted_key(self, slot: Slot) -> str:
         assert self.journal is not None
