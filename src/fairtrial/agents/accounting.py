@@ -259,7 +259,7 @@ def account(log: Log, estimate: Estimate, *, facts: Sequence[str] = (), pages: S
         "tokens": {
             "counted_by": counted,
             **_sums(calls),
-            **{purpose: _sums([c for c in calls if c.purpose == purpose]) for purpose in ("summary", "reader")},
+            **{purpose: _sums([c for c in calls if c.purpose == purpose]) for purpose in ("turn", "summary", "reader")},
         },
         "context": [call.prompt for call in turns],
         "final_context": turns[-1].prompt if turns else 0,

@@ -41,7 +41,7 @@ from fairtrial.tasks.worlds.world import Episode, World
 
 ModelSpec = str | dict[str, Any]
 ORACLE = "oracle"
-"""Instead of a model: the world's gold plan, played in the arm's planner and policy. An upper bound."""
+"""Kind of model of an episode's own: the gold plan, played in the arm's planner and policy. An upper bound."""
 _TOP = ("turns", "window", "tool_calls", "repairs", "workers", "thinking", "reader", "sampling")
 """What arms have in common unless one of them says that it differs."""
 
@@ -84,7 +84,8 @@ class EpisodeArm(Config):
     """An arm of a study of episodes. `turns` to `sampling` are the suite's unless `differs` names them."""
 
     model: ModelSpec
-    """KIND:TEXT or a table as for every model; or "oracle": the world's gold plan, played by a script."""
+    """KIND:TEXT or a table as for every model. Or "oracle" (as a table: kind = "oracle" and the settings of the oracle
+    player): the world's gold plan, played by a script."""
     policy: str | dict[str, Any] = "append"
     planner: str | dict[str, Any] = "react"
     execution: Mode = "ready"
@@ -162,14 +163,14 @@ class EpisodeTrial:
         for name, arm in mine.items():
             settings = effective(common, arm)
             _open_parts(arm, settings, f'arm "{name}"')
-            if settings.reader is not None:
-                model_settings(settings.reader, where=f'arm "{name}": reader')
-            if arm.model != ORACLE:
-                model_settings(arm.model, where=f'arm "{name}": model')
-            elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
-                raise UserError(
-                    f'arm "{name}": model = "oracle", but {len(blind)} episodes have no gold plan (such as {blind[0]})'
-                )
+            for what, spec in (("model", arm.model), ("reader", settings.reader)):
+                where = f'arm "{name}": {what}'
+                if spec is None:
+                    continue
+                if _oracle(spec, where) is None:
+                    model_settings(spec, where=where)
+                elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
+                    raise UserError(f'{where} = "oracle": {len(blind)} episodes have no gold plan, such as {blind[0]}')
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """The right answer must be graded 1, and no answer 0."""
@@ -290,7 +291,7 @@ class EpisodeWorker:
         reader = None
         if settings.reader is not None:
             reader = Reader(
-                self.models[_key(settings.reader)],
+                self._model(settings.reader, episode),
                 job.seed,
                 clock=clock,
                 seconds=settings.reader_s,
@@ -298,7 +299,7 @@ class EpisodeWorker:
                 timer=context.timer,
             )
         return Runtime(
-            self._model(arm, episode),
+            self._model(arm.model, episode, planner, policy),
             policy,
             planner,
             tools,
@@ -312,8 +313,13 @@ class EpisodeWorker:
             timer=context.timer,
         )
 
-    def _model(self, arm: EpisodeArm, episode: Episode) -> Model:
-        return self.models[_key(arm.model)]
+    def _model(self, spec: ModelSpec, episode: Episode, planner: Any = None, policy: Any = None) -> Model:
+        from fairtrial.agents.oracle_player import OracleModel
+
+        settings = _oracle(spec, "model")
+        if settings is None:
+            return self.models[_key(spec)]
+        return OracleModel([episode], settings, planner=planner, policy=policy)
 
     def _record(self, job: Job, context: TrialContext, episode: Episode, log: Log) -> Record:
         cause, message = _ending(log, context)
@@ -364,6 +370,16 @@ def _ending(log: Log, context: TrialContext) -> tuple[str | None, str | None]:
     return None, None
 
 
+def _oracle(spec: ModelSpec, where: str) -> Any:
+    """The oracle's settings; None for any other model. Raises UserError."""
+    from fairtrial.agents.oracle_player import OracleSettings
+
+    table = {"kind": spec} if isinstance(spec, str) else spec
+    if table.get("kind") != ORACLE:
+        return None
+    return parse(OracleSettings, {name: value for name, value in table.items() if name != "kind"}, where=where)
+
+
 def _key(spec: ModelSpec) -> bytes:
     return canonical_json(spec)
 
@@ -378,9 +394,10 @@ def open_worker(settings: Mapping[str, Any]) -> EpisodeWorker:
     for name, arm in arms.items():
         own = effective(suite, arm)
         for what, spec in (("model", arm.model), ("reader", own.reader)):
-            if spec is not None and spec != ORACLE and _key(spec) not in models:
+            if spec is not None and _key(spec) not in models and _oracle(spec, "model") is None:
                 models[_key(spec)] = open_model(spec, base, where=f'arm "{name}": {what}')
         native = open_planner(arm.planner, where=f'arm "{name}": planner').native
-        if native and arm.model != ORACLE and "tools" not in models[_key(arm.model)].features:
+        model = models.get(_key(arm.model))
+        if native and model is not None and "tools" not in model.features:
             raise UserError(f'arm "{name}": planner = "native" needs a model that calls tools, which this one does not')
     return EpisodeWorker(suite, arms, world, _chosen(suite, world), models)
