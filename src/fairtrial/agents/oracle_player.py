@@ -201,7 +201,8 @@ class OracleModel:
         """The largest plan that the planner can say."""
         level = beliefs.open()[: self.settings.width]
         plans = [] if single else [self._level(voice, gold, beliefs, body, level)]
-        if READ in voice.tools and "visit" in voice.tools and not single:
+        in_parts = any(_next_part(step.page or "", body) for step in level)
+        if READ in voice.tools and "visit" in voice.tools and not in_parts and not single:
             plans.insert(0, self._graph(gold, beliefs))
         for plan in plans:
             try:
@@ -221,8 +222,8 @@ class OracleModel:
                 self.settings.look == "search" and "search" in voice.tools and not searched
             ):
                 tool, args = "search", {"query": query}
-            elif "part" in voice.tools["visit"].get("properties", {}):
-                args = {**args, "part": _next_part(args["title"], body)}
+            elif (part := _next_part(args["title"], body)) is not None:
+                args = {**args, "part": part}
             made.setdefault(canonical_json([tool, args]), Node(f"s{len(made) + 1}", tool, args))
         return Plan(tuple(made.values()))
 
@@ -327,10 +328,10 @@ def _texts(blocks: Sequence[Block], start: int) -> Iterator[str]:
     return (block.text for block in blocks if block.start >= start)
 
 
-def _next_part(title: str, body: str) -> int:
-    """The part of a page to read next, after those that the prompt shows."""
+def _next_part(title: str, body: str) -> int | None:
+    """The part of a page to read next, after those that the prompt shows; None: it shows none."""
     seen = [(int(part), int(of)) for part, of in re.findall(rf"\({re.escape(title)}, part (\d+) of (\d+)\)", body)]
-    return 1 if not seen else seen[-1][0] % seen[-1][1] + 1
+    return seen[-1][0] % seen[-1][1] + 1 if seen else None
 
 
 def _offered(system: str, given: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
