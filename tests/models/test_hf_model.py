@@ -18,6 +18,7 @@ from fairtrial.models.hf.kind import HuggingFaceSettings  # noqa: E402
 from fairtrial.models.hf.model import HuggingFaceModel  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling, UnsupportedError  # noqa: E402
 from fairtrial.models.opening import open_model  # noqa: E402
+from fairtrial.models.waiting import QueueFullError  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -278,6 +279,23 @@ def test_a_cancelled_request_frees_its_slot_at_once(folder, exact):
         await model.close()
         with pytest.raises(RuntimeError, match="closed"):
             await model.generate(Request(prompt="a"))
+
+    asyncio.run(main())
+
+
+def test_one_request_too_many_is_refused(folder):
+    async def main():
+        model = opened(folder, max_batch=1, max_waiting=2)
+        long = Request(prompt="hello", sampling=Sampling(seed=1, max_tokens=200, regex="[a-z]{190}"))
+        hung = [asyncio.create_task(model.generate(long)) for _ in range(4)]
+        done, _ = await asyncio.wait(hung, timeout=20, return_when=asyncio.FIRST_EXCEPTION)
+        (refused,) = done
+        assert isinstance(refused.exception(), QueueFullError)
+        assert "max_waiting" in str(refused.exception()) and "2 wait" in str(refused.exception())
+        for task in hung:
+            task.cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
+        await model.close()
 
     asyncio.run(main())
 

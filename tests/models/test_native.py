@@ -21,6 +21,7 @@ from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Delta, Message, Pair, Reply, Request, Sampling  # noqa: E402
 from fairtrial.models.native.model import NativeModel  # noqa: E402
 from fairtrial.models.opening import open_model  # noqa: E402
+from fairtrial.models.waiting import QueueFullError  # noqa: E402
 
 T = TypeVar("T")
 Maker = Callable[..., Path]
@@ -218,6 +219,28 @@ def test_a_cancelled_request_frees_its_slot(native_folder: Path):
         assert model.engine.running == 0
 
     with_model(native_folder, use, max_batch=1)
+
+
+def test_one_request_too_many_is_refused_and_names_the_limit(native_folder: Path):
+    async def use(model: NativeModel) -> None:
+        endless = Request(prompt="a", sampling=Sampling(regex="[a-z]{100000}"))
+        hung = [asyncio.create_task(model.generate(endless)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(
+            QueueFullError, match=r"^2 requests are answered \(max_batch\) and 3 wait.*max_waiting[^\n]*$"
+        ) as refused:
+            await model.generate(endless)
+        assert refused.value.retryable and refused.value.cause == "rate_limit"
+        for task in hung[:2]:
+            task.cancel()
+        await asyncio.sleep(0.05)
+        short = asyncio.create_task(model.generate(Request(prompt="b", sampling=Sampling(max_tokens=4))))
+        await asyncio.sleep(0)
+        for task in hung:
+            task.cancel()
+        assert (await short).completion_ids, "a place that came free is given again"
+
+    with_model(native_folder, use, max_batch=2, max_waiting=3)
 
 
 def test_one_bad_request_does_not_touch_its_neighbours(native_folder: Path):

@@ -26,6 +26,7 @@ from fairtrial.models.hf.reply import Growing
 from fairtrial.models.model import Delta, Finish
 from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.sampling import Draw, draw
+from fairtrial.models.waiting import QueueFullError
 
 T = TypeVar("T")
 PIECE = 1024
@@ -69,9 +70,11 @@ class _Task:
 class Engine:
     """Owns a model. `submit` and `run` may be called from any event loop."""
 
-    def __init__(self, model: Any, *, vocab: int, slots: int, threads: int | None, exact: bool) -> None:
-        """`vocab`: ids that exist; `slots`: requests that run at once, more of them wait; `threads`: of torch."""
-        self.model, self.slots = model, slots
+    def __init__(
+        self, model: Any, *, vocab: int, slots: int, threads: int | None, exact: bool, max_waiting: int = 4096
+    ) -> None:
+        """`vocab`: ids that exist; `slots`: requests that run at once, `max_waiting` more wait; `threads`: of torch."""
+        self.model, self.slots, self.max_waiting = model, slots, max_waiting
         self._vocab, self._threads, self._exact = vocab, threads, exact
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._known = frozenset(inspect.signature(base.forward).parameters)
@@ -97,8 +100,13 @@ class Engine:
         return len(self._waiting) + self._inbox.qsize()
 
     async def submit(self, job: Job) -> None:
-        """Return when the job is done; cancelling frees its slot before the next step. Raises what went wrong."""
+        """Return when the job is done; cancelling frees its slot before the next step. Raises what went wrong.
+
+        QueueFullError if too many wait already.
+        """
         self._open()
+        if self.running + self.waiting >= self.slots + self.max_waiting:
+            raise QueueFullError(self.slots, self.max_waiting)
         job.loop = asyncio.get_running_loop()
         job.done = job.loop.create_future()
         self._inbox.put(job)

@@ -32,6 +32,8 @@ class HuggingFaceSettings(Config):
     """Tokens that prompt and reply may have together; None: as the configuration says."""
     max_batch: int = Field(default=16, ge=1, le=1024)
     """Requests that are answered together; more of them wait."""
+    max_waiting: int = Field(default=4096, ge=0)
+    """Requests that wait at most; one more is refused."""
     threads: int | None = Field(default=None, ge=1, le=256)
     """Of torch; None: as torch chose."""
     exact: bool = True

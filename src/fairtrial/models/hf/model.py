@@ -60,6 +60,7 @@ class HuggingFaceModel:
             slots=settings.max_batch,
             threads=settings.threads,
             exact=settings.exact,
+            max_waiting=settings.max_waiting,
         )
 
     @classmethod

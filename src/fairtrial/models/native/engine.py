@@ -27,6 +27,7 @@ from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.prefix import Prefixes
 from fairtrial.models.native.sampling import Draw, draw
 from fairtrial.models.native.text import Text
+from fairtrial.models.waiting import QueueFullError
 from fairtrial.nn.decode import DecodeBatch, ForwardBatch, decode_batch, read
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import State
@@ -92,9 +93,13 @@ class Engine:
         threads: int = 1,
         exact: bool = False,
         prefix_bytes: int = 256 << 20,
+        max_waiting: int = 4096,
     ) -> None:
-        """`slots`: sequences that decode together; more requests wait. `prefix_bytes`: for states of prefixes."""
-        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+        """`slots`: sequences that decode together; `max_waiting` more requests wait, and one more is refused.
+
+        `prefix_bytes`: for states of prefixes.
+        """
+        self.model, self.tokenizer, self.slots, self.max_waiting = model, tokenizer, slots, max_waiting
         self._exact, self._threads = exact, threads
         extra = model.config.vocab > tokenizer.vocab_size
         self._unknown = torch.arange(model.config.vocab) >= tokenizer.vocab_size if extra else None
@@ -123,9 +128,11 @@ class Engine:
     async def submit(self, job: Job) -> None:
         """Return when the job is done (`job.finish`); cancelling this frees its slot before the next step.
 
-        Raises what went wrong while decoding.
+        Raises QueueFullError if too many wait already, else what went wrong while decoding.
         """
         self._open()
+        if self.running + self.waiting >= self.slots + self.max_waiting:
+            raise QueueFullError(self.slots, self.max_waiting)
         job.loop = asyncio.get_running_loop()
         job.done = job.loop.create_future()
         self._inbox.put(job)

@@ -25,6 +25,8 @@ class NativeSettings(Config):
     """Tokens that prompt and reply may have together."""
     max_batch: int = Field(default=16, ge=1, le=1024)
     """Requests that decode together; more of them wait."""
+    max_waiting: int = Field(default=4096, ge=0)
+    """Requests that wait at most; one more is refused."""
     threads: int = Field(default=1, ge=1, le=256)
     """Of torch, for one step."""
     exact: bool = False

@@ -64,6 +64,7 @@ class NativeModel:
             threads=settings.threads,
             exact=settings.exact,
             prefix_bytes=settings.prefix_mib << 20,
+            max_waiting=settings.max_waiting,
         )
 
     @classmethod

@@ -75,7 +75,7 @@ def draw(logits_NV: Tensor, draws: Sequence[Draw], allowed: Sequence[Tensor | No
 
 
 def _likeliest(logits_NV: Tensor) -> tuple[list[int], list[float]]:
-    if decode_c.available() is None:
+    if logits_NV.dtype == torch.float32 and logits_NV.device.type == "cpu" and decode_c.available() is None:
         return decode_c.likeliest(logits_NV.contiguous())
     best_N1 = logits_NV.argmax(-1, keepdim=True)
     logps_N1 = logits_NV.gather(1, best_N1) - logits_NV.logsumexp(-1, keepdim=True)
