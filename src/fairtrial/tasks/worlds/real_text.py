@@ -107,6 +107,10 @@ class Documents:
         """Titles of the best k pages that this episode's search covers."""
         return [hit.page.title for hit in self._library(episode).index.search(query, k)]
 
+    def page(self, title: str) -> str:
+        """The text of a page. Raises KeyError for a title that no page has."""
+        return self._pages[title].text
+
     def follow(self, episode: Episode) -> Followed:
         """What the decomposition allows: search each step's question, with values in place, and open its page.
 
