@@ -66,4 +66,6 @@ async def die() -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        server.add_tool(fail, name=sys.argv[2])
     server.run()

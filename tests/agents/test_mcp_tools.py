@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvicorn
+from mcp.server.mcpserver import MCPServer
 
 from fairtrial.agents.tools.mcp import McpServer, McpSettings
 from fairtrial.agents.tools.tool import ToolError
@@ -145,6 +147,33 @@ def test_a_server_that_does_not_start_is_one_line(wrong, said):
         asyncio.run(run())
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert marked() == []
+
+
+def test_a_server_at_an_address(tmp_path):
+    offered = MCPServer("far")
+
+    @offered.tool()
+    def double(number: int) -> int:
+        """Twice a number."""
+        return 2 * number
+
+    async def run():
+        web = uvicorn.Server(uvicorn.Config(offered.streamable_http_app(), port=0, log_level="error"))
+        serving = asyncio.create_task(web.serve())
+        while not web.started:
+            await asyncio.sleep(0.01)
+        port = web.servers[0].sockets[0].getsockname()[1]
+        try:
+            settings = McpSettings(url=f"http://127.0.0.1:{port}/mcp", read_only=("*",))
+            async with McpServer("far", settings) as server:
+                (tool,) = server.tools
+                assert (tool.name, tool.effect) == ("double", "read")
+                assert await asyncio.gather(*(tool.call({"number": n}) for n in range(5))) == [0, 2, 4, 6, 8]
+        finally:
+            web.should_exit = True
+            await serving
+
+    asyncio.run(run())
 
 
 def test_settings_that_cannot_be_meant():

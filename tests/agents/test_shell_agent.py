@@ -1,5 +1,6 @@
 """The agent `shell` on real tasks in real boxes: what a model earns, and what the record says when things go wrong."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -190,7 +191,26 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs(lab, wrong, 
 
 def test_two_tools_of_one_name_are_refused(lab, tmp_path):
     lab.task()
-    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes")]}
-    with pytest.raises(UserError, match="two tools are called add"):
-        lab.run(shell(DONE, mcp={"one": server, "two": server}))
+    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes"), "bash"]}
+    with pytest.raises(UserError, match="two tools are called bash"):
+        lab.run(shell(DONE, mcp={"one": server}))
     assert running("FAIRTRIAL_MCP=") == []
+
+
+def test_trap_14_a_cancelled_trial_leaves_no_command_and_no_server(lab, tmp_path):
+    lab.task()
+    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes")], "tools": ["slow", "spawn"]}
+    calls = [{"name": "spawn"}, {"name": "slow", "arguments": {"seconds": 600}}]
+    hang = {"name": "bash", "arguments": {"command": "setsid sleep 31338 & sleep 31338"}}
+    agent = shell({"tool_calls": [*calls, hang]}, mcp={"lab": {**server, "read_only": ["*"]}})
+
+    async def cancelled():
+        trial = asyncio.create_task(lab.arun(agent, "double", Limits()))
+        while not ((tmp_path / "notes").exists() and running("31338")):
+            await asyncio.sleep(0.02)
+        trial.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trial
+
+    asyncio.run(cancelled())
+    assert running("31338") == running("FAIRTRIAL_MCP=") == []

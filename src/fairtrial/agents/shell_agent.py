@@ -94,18 +94,21 @@ class Shell:
 
     async def run(self, box: Box, mission: Mission) -> Run:
         """Play until the model gives its final answer or a limit ends the run."""
-        if self._model is None:
-            self._model = open_model(self.settings.model, self._base, where='agent "shell": model')
-        settings, stopped = self.settings, None
+        settings, stopped, planner = self.settings, None, self._planner()
+        model = self._opened(mission)
+        if planner.native and "tools" not in model.features:
+            raise UserError(
+                'agent "shell": planner = "native" needs a model that calls tools; use "react" with this one'
+            )
         async with AsyncExitStack() as stack:
             tools = list(box_tools(box, settings.tools, command_s=settings.command_s, shown=settings.shown))
             for name, server in settings.mcp.items():
                 with mission.timer.waiting():
                     tools += (await stack.enter_async_context(McpServer(name, server, self._base))).tools
             runtime = Runtime(
-                self._model,
+                model,
                 self._policy(),
-                self._planner(),
+                planner,
                 _distinct(tools),
                 SystemClock(),
                 budget=Budget(
@@ -124,6 +127,13 @@ class Shell:
             except LimitExceeded as error:
                 stopped = error
         return self._result(log, mission, stopped)
+
+    def _opened(self, mission: Mission) -> Model:
+        """The model, opened for the first run and then kept for all."""
+        if self._model is None:
+            with mission.timer.waiting():
+                self._model = open_model(self.settings.model, self._base, where='agent "shell": model')
+        return self._model
 
     def _result(self, log: Log, mission: Mission, stopped: LimitExceeded | None) -> Run:
         cause, message = _end(log, mission, stopped)

@@ -21,7 +21,7 @@ _FILE_S = 30.0
 _GRACE_S = 10.0
 """The box ends a program by itself; the executor's own timeout comes this much later."""
 # Standard error goes the way of standard output, so that a model reads both in their order.
-_SHELL = 'exec 2>&1; eval "$1"'
+_SHELL = 'exec 2>&1; if [ -x /bin/bash ]; then exec /bin/bash -c "$1"; else exec /bin/sh -c "$1"; fi'
 _READ = (
     'if [ -d "$1" ]; then echo "it is a folder" >&2; exit 1; fi; if [ ! -e "$1" ]; then echo "no such file" >&2; '
     'exit 1; fi; if [ ! -f "$1" ]; then echo "it is no regular file" >&2; exit 1; fi; cat -- "$1"'
@@ -73,7 +73,7 @@ class _Desk:
         Args:
             command: One or more lines of bash.
         """
-        done = await self._box.exec(["/bin/bash", "-c", _SHELL, "bash", command], timeout_s=self._command_s)
+        done = await self._box.exec(["/bin/sh", "-c", _SHELL, "sh", command], timeout_s=self._command_s)
         said = [self._cut(_decoded(done.stdout)).rstrip("\n")]
         if done.leftover:
             said.append(f"[ended with the command: {'; '.join(done.leftover[:5])}]")
@@ -171,7 +171,7 @@ def _ended(done: Execution) -> str:
     """How a program was ended, for the model."""
     match done.end:
         case End.WALL_LIMIT:
-            return f"ended: it took longer than {done.wall_s:.0f} s"
+            return f"ended: it took longer than {done.wall_s:.1f} s"
         case End.OUT_OF_MEMORY:
             return "killed: out of memory"
         case End.CRASH:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,10 @@ class McpServer:
         for name in self.settings.secrets:
             if not os.environ.get(name):
                 raise UserError(f'mcp "{self.name}": secrets: the variable {name} is not set; export it first')
+        if self.settings.command and shutil.which(self._base / self.settings.command[0]) is None:
+            program = self.settings.command[0]
+            if "/" in program or shutil.which(program) is None:
+                raise UserError(f'mcp "{self.name}": command: no such program: {program}')
 
     async def __aenter__(self) -> McpServer:
         """Start it and learn its tools. Raises UserError where it does not start or its tools cannot be offered."""
