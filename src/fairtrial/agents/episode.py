@@ -20,6 +20,7 @@ from fairtrial.agents.accounting import Estimate, account, visited
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
+from fairtrial.agents.oracle_player import OracleModel, OracleSettings
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.reader import Reader
 from fairtrial.agents.recording import dump_log, trajectory_of
@@ -244,9 +245,7 @@ def _open_parts(arm: EpisodeArm, settings: EpisodeSuite, where: str) -> tuple[An
     table: dict[str, Any] = {"id": arm.policy} if isinstance(arm.policy, str) else dict(arm.policy)
     for name in ("window", "thinking"):
         if name in table:
-            raise UserError(
-                f"{where}: policy: set {name} beside the policy or in [suite], so that arms can be compared"
-            )
+            raise UserError(f'{where}: policy: set {name} in [suite], or in the arm with differs = ["{name}"]')
     table |= {"window": settings.window, "thinking": settings.thinking == "keep"}
     policy = open_policy(table, Estimate(settings.characters_per_token), where=f"{where}: policy")
     return policy, open_planner(arm.planner, where=f"{where}: planner")
@@ -314,8 +313,6 @@ class EpisodeWorker:
         )
 
     def _model(self, spec: ModelSpec, episode: Episode, planner: Any = None, policy: Any = None) -> Model:
-        from fairtrial.agents.oracle_player import OracleModel
-
         settings = _oracle(spec, "model")
         if settings is None:
             return self.models[_key(spec)]
@@ -370,10 +367,8 @@ def _ending(log: Log, context: TrialContext) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _oracle(spec: ModelSpec, where: str) -> Any:
+def _oracle(spec: ModelSpec, where: str) -> OracleSettings | None:
     """The oracle's settings; None for any other model. Raises UserError."""
-    from fairtrial.agents.oracle_player import OracleSettings
-
     table = {"kind": spec} if isinstance(spec, str) else spec
     if table.get("kind") != ORACLE:
         return None

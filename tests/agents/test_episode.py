@@ -1,0 +1,282 @@
+"""Episodes as trials: equal limits, the same records again, every policy with every planner, and servers that fail."""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from fairtrial import Study
+from fairtrial.agents.episode import EpisodeTrial, open_worker
+from fairtrial.agents.recording import load_log
+from fairtrial.core.clock import SystemClock
+from fairtrial.core.config import parse
+from fairtrial.core.errors import UserError
+from fairtrial.core.ids import seed
+from fairtrial.core.limits import Limits
+from fairtrial.core.record import BlobRef, Outcome, TrialKey
+from fairtrial.core.trial import Job
+from fairtrial.engine.attempt import run_attempt
+from fairtrial.store import RunDir
+
+WIKI = {"id": "wiki", "n": 2, "families": ["chain", "compare"], "pages": 40}
+POLICIES = {
+    "append": "append",
+    "last-n": {"id": "last-n", "n": 20},
+    "clear-results": {"id": "clear-results", "keep": 20},
+    "rewrite": "rewrite",
+    "summarise-at": {"id": "summarise-at", "trigger": 700},
+    "fold": "fold",
+    "fold-released": {"id": "fold", "dialect": "released"},
+    "fold-fixed": {"id": "fold-fixed", "period": 2},
+    "fold-random": "fold-random",
+}
+PLANNERS = {
+    "react": "react",
+    "native": "native",
+    "graph": "graph",
+    "tasks": {"id": "graph", "dialect": "tasks"},
+    "compiler": "compiler",
+    "rewoo": "rewoo",
+}
+VERB = "import sys; from fairtrial.app.cli import app; app(['serve', *sys.argv[1:]], standalone_mode=False)"
+
+
+class Blobs(dict):
+    """A blob store in memory."""
+
+    def put(self, content):
+        key = hashlib.sha256(content).hexdigest()
+        self[key] = content
+        return BlobRef(sha256=key, size=len(content))
+
+
+class Lab:
+    """Arms on the episodes of one suite."""
+
+    def __init__(self, base, arms, **suite):
+        kind, self.blobs, self.base = EpisodeTrial(), Blobs(), base
+        settings = parse(kind.suite_settings, {"world": WIKI, **suite}, where="suite")
+        mine = {name: parse(kind.arm_settings, {"model": "oracle", **arm}, where="arm") for name, arm in arms.items()}
+        kind.check(settings, mine, base)
+        self.tasks = kind.tasks(settings, base)
+        self.work = json.loads(json.dumps(kind.work(settings, mine, base).settings))
+        self.refused = asyncio.run(kind.gate(settings, base, self.tasks, base))
+
+    def run(self, limits=None, while_running=None):
+        """Records by arm, one for each task."""
+
+        async def main():
+            worker, clock = open_worker(self.work), SystemClock()
+            other = asyncio.create_task(while_running()) if while_running else None
+            try:
+                records = {}
+                for arm, info in itertools.product(self.work["arms"], self.tasks):
+                    job = Job(
+                        TrialKey(arm=arm, task=info.id, repeat=0),
+                        seed(1, info.id, 0, "sampling"),
+                        1,
+                        limits or Limits(),
+                    )
+                    attempt = await run_attempt(worker, job, clock, self.blobs, 1.0)
+                    records.setdefault(arm, []).append(attempt.record)
+                return records
+            finally:
+                await worker.close()
+                if other is not None:
+                    await other
+
+        return asyncio.run(main())
+
+    def log(self, record):
+        return load_log(self.blobs[record.artifacts["log.jsonl"].sha256])
+
+
+def test_every_policy_plays_with_every_planner(tmp_path):
+    arms = {f"{a}.{b}": {"policy": POLICIES[a], "planner": PLANNERS[b]} for a in POLICIES for b in PLANNERS}
+    lab = Lab(tmp_path, arms, turns=40, reader="oracle", reader_s=0.5)
+    assert not lab.refused
+    records = lab.run()
+    wrong = {arm: (r.outcome, r.cause, r.message) for arm, rs in records.items() for r in rs if r.scores.get("em") != 1}
+    assert not wrong and len(records) == 54
+    for arm, (chain, compare) in records.items():
+        assert chain.details["valid_turns"] == compare.details["valid_turns"] == 1, arm
+        assert chain.scores["provenance"] == 1 and not chain.details["tools"]["wasted"], arm
+    turns = {arm: sum(record.details["turns"] for record in own) for arm, own in records.items()}
+    assert turns["append.graph"] < turns["append.native"] < turns["append.react"]
+
+
+def test_the_same_study_twice_leaves_the_same_records(tmp_path):
+    latency = {"law": "lognormal", "mean_s": 2.0}
+    study = Study.model_validate(
+        {
+            "title": "twice",
+            "kind": "episode",
+            "suite": {"world": {**WIKI, "latency": latency, "tool_errors": 0.2}, "reader": "oracle"},
+            "arms": {
+                "append": {"model": {"kind": "oracle", "slip": 0.2}, "control": True},
+                "fold": {"model": {"kind": "oracle", "slip": 0.2}, "policy": "fold", "planner": "graph"},
+                "levels": {"model": "oracle", "planner": "compiler", "execution": "levels"},
+            },
+            "seed": 4,
+        }
+    )
+
+    def records(name, in_flight):
+        study.model_copy(update={"engine": study.engine.model_copy(update={"in_flight": in_flight})}).run(
+            tmp_path / name
+        )
+        with RunDir.open(tmp_path / name) as run:
+            return sorted(r.model_dump_json(exclude={"timings", "provenance"}) for r in run.records(latest=True))
+
+    first = records("a", 1)
+    assert first == records("b", 6) and len(first) == 6
+    details = [json.loads(record)["details"] for record in first]
+    assert all(each["time"]["makespan_s"] > 1 for each in details)
+    assert any(each["rejected"] for each in details) and any(each["tools"]["outcomes"].get("error") for each in details)
+
+
+def test_limits_are_the_same_in_all_arms_or_the_difference_has_a_name(tmp_path):
+    def refused(message, **arm):
+        with pytest.raises(UserError, match=message):
+            Lab(tmp_path, {"a": {}, "b": arm}, turns=10, window=4000)
+
+    refused("limits are the same in all arms", turns=20)
+    refused(r'differs = \["window"\]', window=16000)
+    refused("it is 10 as in the suite", turns=10, differs=["turns"])
+    refused('did you mean "window"', differs=["windov"])
+    refused("set window in", policy={"id": "append", "window": 9})
+    refused('unknown context policy "fuld".*did you mean "fold"', policy="fuld")
+    refused('unknown planner "graf".*did you mean "graph"', planner="graf")
+    refused("unknown kind of model", model="gpt:x")
+    refused("limits are the same", reader="oracle")
+    Lab(tmp_path, {"a": {}, "wide": {"window": 16000, "differs": ["window"]}}, turns=10, window=4000)
+    with pytest.raises(UserError, match="no episode is called"):
+        Lab(tmp_path, {"a": {}}, tasks=["none-*"])
+
+
+def test_four_times_the_window_is_a_control_for_folding(tmp_path):
+    arms = {
+        "append": {},
+        "append-4x": {"window": 6400, "differs": ["window"]},
+        "fold": {"policy": {"id": "fold"}},
+    }
+    suite = {"world": {**WIKI, "families": ["chain"], "hops": 8, "page_words": 300, "n": 1}, "window": 1600}
+    records = Lab(tmp_path, arms, **suite).run()
+    assert [records[arm][0].scores["em"] for arm in arms] == [0.0, 1.0, 1.0]
+    small, wide, fold = (records[arm][0].details for arm in arms)
+    assert small["limits"] == ["window"] and fold["largest_context"] < 1600 < wide["largest_context"]
+    assert fold["tokens"]["prompt"] < wide["tokens"]["prompt"]
+    assert wide["tokens"]["uncached"] < fold["tokens"]["uncached"], "what a prefix cache would hold is told apart"
+    assert fold["survival"][-1][0] > 3 and small["blocks"][:3] == [0, 1, 2]
+
+
+def test_limits_of_the_trial(tmp_path):
+    lab = Lab(tmp_path, {"a": {}}, world={**WIKI, "families": ["chain"], "n": 1, "hops": 4})
+    (record,) = lab.run(Limits(calls=3))["a"]
+    assert record.outcome is Outcome.SCORED and record.usage.calls == 3 and record.details["limits"] == ["calls"]
+    (record,) = lab.run(Limits(tokens=50))["a"]
+    assert record.outcome is Outcome.FAILED and record.cause == "tokens_limit" and record.scores["em"] == 0
+
+
+@contextmanager
+def serving(tmp_path, script):
+    """`fairtrial serve scripted:FILE` in a process of its own; yields its URL and the process."""
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    args = [f"scripted:{tmp_path / 'script.json'}", "--port", "0", "--json", "--name", "mine"]
+    process = subprocess.Popen([sys.executable, "-c", VERB, *args], stdout=subprocess.PIPE, env={**os.environ})
+    try:
+        yield json.loads(process.stdout.readline())["url"], process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def endpoint(url, **settings):
+    return {"kind": "openai", "name": "mine", "base_url": url, "retry": {"tries": 1}, **settings}
+
+
+def one_hop():
+    """A suite of one question, the page that answers it, and the answer."""
+    world = {**WIKI, "families": ["chain"], "n": 1, "hops": 1}
+    suite = parse(EpisodeTrial.suite_settings, {"world": world}, where="suite")
+    (episode,) = EpisodeTrial()._episodes(suite, None)[1].values()
+    return world, episode.plan[0].page, episode.answers[0]
+
+
+def visit(title):
+    return f"<tool_call>{json.dumps({'name': 'visit', 'arguments': {'title': title}})}</tool_call>"
+
+
+def test_an_episode_against_a_real_server(tmp_path):
+    world, page, answer = one_hop()
+    script = {"replies": [f"<think>hm</think>{visit(page)[:-20]}", visit(page), f"<answer>{answer}</answer>"]}
+    with serving(tmp_path, script) as (url, _):
+        arms = {"plain": {"model": endpoint(url)}, "ids": {"model": endpoint(url, ids="ask")}}
+        lab = Lab(tmp_path, arms, world=world)
+        records = {arm: own for arm, (own,) in lab.run().items()}
+    for record in records.values():
+        assert record.outcome is Outcome.SCORED and record.scores == {"em": 1, "f1": 1, "provenance": 1}
+        assert record.details["rejected"] == {"malformed": 1} and record.details["turns"] == 3
+        assert record.details["tools"]["repeated"] == record.details["tools"]["wasted"] == 1
+        log = lab.log(record)
+        assert "hm" not in "".join(m.content for m in list(log.calls())[-1].request.messages), "trap 4: thinking drops"
+        assert record.trajectory.content[-1].content == answer
+    assert records["plain"].details["tokens"]["counted_by"] == "usage"
+    own = records["ids"]
+    assert own.details["tokens"]["counted_by"] == "ids"
+    assert own.details["tokens"]["prompt"] == records["plain"].details["tokens"]["prompt"]
+    assert own.trajectory.prompt_ids(2)[:50] == own.trajectory.prompt_ids(0)[:50]
+
+
+def test_a_model_that_breaks_its_json_for_ever_fails_by_its_format(tmp_path):
+    world, page, _ = one_hop()
+    with serving(tmp_path, {"replies": [visit(page)[:-20]], "after": "last"}) as (url, _):
+        (record,) = Lab(tmp_path, {"a": {"model": endpoint(url)}}, world=world, repairs=2).run()["a"]
+    assert (record.outcome, record.cause) == (Outcome.FAILED, "format_limit")
+    assert record.details["rejected"] == {"malformed": 3} and record.scores["em"] == 0
+    assert record.details["tools"]["calls"] == 0
+
+
+def test_a_server_that_stalls_is_an_error_and_never_a_zero(tmp_path):
+    world, page, answer = one_hop()
+    script = {
+        "replies": [visit(page), f"<answer>{answer}</answer>"],
+        "faults": [{"kind": "stall", "calls": [2], "seconds": 30}],
+    }
+    with serving(tmp_path, script) as (url, _):
+        lab = Lab(tmp_path, {"a": {"model": endpoint(url, timeout_s=0.4)}}, world=world)
+        (record,) = lab.run()["a"]
+        assert record.outcome is Outcome.ERRORED and record.cause == "timeout" and not record.scores
+        (again,) = lab.run()["a"]
+        assert again.scores["em"] == 1, "the next attempt is a new one"
+
+
+def test_a_server_that_is_killed_in_the_middle(tmp_path):
+    world, page, answer = one_hop()
+    script = {"replies": [visit(page), f"<answer>{answer}</answer>"], "seconds_per_token": 0.02}
+    with serving(tmp_path, script) as (url, process):
+
+        async def kill():
+            await asyncio.sleep(1.0)
+            process.send_signal(signal.SIGKILL)
+
+        (record,) = Lab(tmp_path, {"a": {"model": endpoint(url)}}, world=world).run(while_running=kill)["a"]
+    assert record.outcome is Outcome.ERRORED and record.cause == "connection" and not record.scores
+
+
+def test_a_trial_that_runs_out_of_seconds_keeps_what_it_did(tmp_path):
+    world, page, _ = one_hop()
+    script = {"replies": [visit(page)], "after": "last", "seconds_per_token": 0.004}
+    lab = Lab(tmp_path, {"a": {"model": {"kind": "scripted", **script}}}, world=world, turns=1000)
+    (record,) = lab.run(Limits(seconds=1.0))["a"]
+    assert (record.outcome, record.cause) == (Outcome.FAILED, "seconds") and record.scores["em"] == 0
+    assert record.trajectory is not None and record.details["turns"] >= 1
+    assert record.details["limits"][0] == "seconds", "it was asked for its answer while there was time"
