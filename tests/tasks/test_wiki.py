@@ -68,7 +68,7 @@ class Solver:
 
     def wide(self, head, relation, columns):
         rows = self.values[head, relation]
-        table = {tuple([row, *(self.values[row, column].copy().pop() for column in columns)]) for row in rows}
+        table = {(row, *(self.values[row, column].copy().pop() for column in columns)) for row in rows}
         assert all(len(self.values[row, column]) == 1 for row in rows for column in columns)
         return table
 
