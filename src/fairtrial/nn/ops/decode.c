@@ -182,12 +182,16 @@ static float scored(float *scores, const vec *q, const float *k, const float *v,
     return lanes_max(most);
 }
 
-/* Vectors [0, wide) of the weighted sum of values, over `total` */
-INLINE void mixed(const int wide, float *out, const float *weights, const float *v, int64_t count, int64_t width, float total) {
+/* Vectors [0, wide) of the weighted sum of values, over `total`; as many rows at `next` are asked for meanwhile. */
+INLINE void mixed(const int wide, float *out, const float *weights, const float *v, const float *next, int64_t count,
+                  int64_t width, float total) {
     vec sums[4];
     UNROLL for (int j = 0; j < wide; j++) sums[j] = (vec){0};
-    for (int64_t s = 0; s < count; s++, v += width)
-        UNROLL for (int j = 0; j < wide; j++) sums[j] = sums[j] + weights[s] * *(const vec_any *)(v + j * LANES);
+    for (int64_t s = 0; s < count; s++, v += width, next += width)
+        UNROLL for (int j = 0; j < wide; j++) {
+            sums[j] = sums[j] + weights[s] * *(const vec_any *)(v + j * LANES);
+            __builtin_prefetch(next + j * LANES, 0, 2);
+        }
     UNROLL for (int j = 0; j < wide; j++) *(vec_any *)(out + j * LANES) = sums[j] / total;
 }
 
@@ -202,6 +206,7 @@ static void attend_item(const void *args, int64_t item, float *scratch) {
     turned(keys, key, c, sine, e);
     memcpy(values, key + a->key_heads * e, (size_t)e * 4);
     keys -= (count - 1) * e, values -= (count - 1) * e;
+    const float *next = item + 1 < a->rows * a->key_heads ? keys + a->columns * e : keys;
     float *query = scratch, *scores = scratch + e;
     for (int64_t h = j * group; h < (j + 1) * group; h++) {
         turned(query, p + h * e, c, sine, e);
@@ -215,8 +220,8 @@ static void attend_item(const void *args, int64_t item, float *scratch) {
         const float total = lanes_sum(sum);
         float *out = a->out + (n * a->heads + h) * e;
         int64_t d = 0;
-        for (; d + 4 * LANES <= e; d += 4 * LANES) mixed(4, out + d, scores, values + d, count, e, total);
-        for (; d < e; d += LANES) mixed(1, out + d, scores, values + d, count, e, total);
+        for (; d + 4 * LANES <= e; d += 4 * LANES) mixed(4, out + d, scores, values + d, next + d, count, e, total);
+        for (; d < e; d += LANES) mixed(1, out + d, scores, values + d, next + d, count, e, total);
     }
 }
 
