@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fairtrial.agents.accounting import Estimate, visited
+from fairtrial.agents.context.fold import Fold, FoldSettings
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.gold_reader import UNKNOWN, Gold, GoldReader, GoldSettings
 from fairtrial.agents.planners.opening import open_planner
@@ -64,7 +66,7 @@ def play(world, episode, policy, planner, *, model=MODEL, reader=False, turns=30
     reading = Reader(model, 1, clock=clock) if reader else None
     runtime = Runtime(
         model,
-        open_policy(policy, Estimate(4.0)),
+        open_policy(policy, Estimate(4.0)) if isinstance(policy, str | dict) else policy,
         open_planner(planner),
         tools,
         clock,
@@ -127,6 +129,22 @@ def test_a_page_that_the_prompt_does_not_show_is_not_known(tmp_path):
     assert play(world, episode, "append", "react", model=model).answer == "town"
     narrow = {"id": "append", "window": 300}
     assert play(world, episode, narrow, "react", model=model).answer == UNKNOWN
+
+
+class Forgetful(Fold):
+    """A fold that keeps no word."""
+
+    def read(self, text, log):
+        turn = super().read(text, log)
+        return turn if turn.fold is None else replace(turn, fold=replace(turn.fold, text="(lost)"))
+
+
+def test_under_a_policy_that_folds_the_folds_are_its_memory():
+    chain = next(episode for episode in WORLD.episodes() if episode.critical_path == 4)
+    steps = len(play(WORLD, chain, "fold", "react").steps)
+    forgetful = Forgetful(FoldSettings(), Estimate(4.0))
+    log = play(WORLD, chain, forgetful, "react")
+    assert steps == 9 and log.answer == UNKNOWN
 
 
 def test_it_says_what_it_does_not_know():

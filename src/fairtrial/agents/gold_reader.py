@@ -5,8 +5,9 @@ step's value only from then on. So it scores what `Documents.follow` says that t
 planner with which it scores less has lost something on the way.
 
 It plays every policy and planner and finds out from the prompt which ones: it compares the system message with their
-rules. Nothing is kept between calls: what it knows, and which calls it waits for, it writes down before each action
-(its explanation) and reads there again. A fact that the prompt no longer says is lost to it.
+rules. Nothing is kept between calls. What it waits for it writes down before each action and reads there again; so with
+what it knows, unless the policy asks for folds: then its folds alone say that. A fact that the prompt no longer says is
+lost to it.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ UNKNOWN = "unknown"
 """Its answer where a page was not found."""
 _WHICH = "Title of the document that says: "
 _NOTES = re.compile(r"My notes: (\{.*\})")
+_FACTS = re.compile(r"Facts: (\{.*\})")
 _TRIES = 4
 """Calls of one kind for one step, where tools fail."""
 _BEGINNING = 160
@@ -192,19 +194,22 @@ class GoldReader:
             return self._act(policy, planner, said, plan, state)
         answer = answer or UNKNOWN
         text, _ = planner.write(Move(answer=answer))
-        return policy.write(None, _notes(state)) + text, ()
+        return policy.write(None, _notes(state, state.known)) + text, ()
 
     def _act(
         self, policy: ContextPolicy, planner: Planner, said: Sequence[Message], plan: Plan, state: _State
     ) -> tuple[str, tuple[ToolCall, ...]]:
         text, calls = planner.write(Move(plan=plan))
+        if not isinstance(policy, Folding):
+            return policy.write(None, _notes(state, state.known)) + text, calls
+        shown = "\n".join(message.content for message in said)
+        blocks, latest = blocks_in(shown)
         fold = None
-        if isinstance(policy, Folding):
-            shown = "\n".join(message.content for message in said)
-            _, latest = blocks_in(shown)
-            if latest is not None:
-                fold = Folded(*(range_in(shown) or (latest, latest)), text=_told(state))
-        return policy.write(fold, _notes(state)) + text, calls
+        if latest is not None:
+            start, end = range_in(shown) or (latest, latest)
+            told = _facts("\n".join(block.text for block in blocks if block.start < start))
+            fold = Folded(start, end, _told({step: value for step, value in state.known.items() if step not in told}))
+        return policy.write(fold, _notes(state, {})) + text, calls
 
     def _episode(self, first: str) -> Episode:
         for episode in self._episodes:
@@ -237,7 +242,7 @@ class GoldReader:
         if not found:
             return self._settled(episode, _State())
         noted = json.loads(found[-1][1])
-        state = _State(noted["known"], noted["lost"])
+        state = _State(_facts(shown) | noted["known"], noted["lost"])
         steps = {step.id: step for step in episode.plan}
         results = _results(said)
         for name, kind, tries in noted["next"]:
@@ -335,16 +340,20 @@ class GoldReader:
         return "UNKNOWN"
 
 
-def _notes(state: _State) -> str:
+def _notes(state: _State, known: Mapping[str, str]) -> str:
     """What is known and waited for, on one line."""
-    noted = {"known": state.known, "lost": state.lost, "next": state.waits}
+    noted = {"known": known, "lost": state.lost, "next": state.waits}
     return "My notes: " + json.dumps(noted, ensure_ascii=False).replace("</", "<\\/")
 
 
-def _told(state: _State) -> str:
-    """The text of a fold: what is known."""
-    told = [f"{name} is {value}." for name, value in state.known.items()]
-    return " ".join(told) or "Nothing is known yet."
+def _told(known: Mapping[str, str]) -> str:
+    """The text of a fold."""
+    return f"Facts: {json.dumps(dict(known), ensure_ascii=False)}" if known else "Nothing new is known."
+
+
+def _facts(shown: str) -> dict[str, str]:
+    """What the folds in a prompt tell."""
+    return {step: value for found in _FACTS.finditer(shown) for step, value in json.loads(found[1]).items()}
 
 
 def _results(said: Sequence[Message]) -> list[str]:
