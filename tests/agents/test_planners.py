@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fairtrial.agents.context.tags import apart
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan, Ref, Template, refs
 from fairtrial.agents.planners.planner import Move, RejectedTurn
@@ -230,6 +231,7 @@ def test_the_form_that_the_rules_show_is_read(spec: Any) -> None:
             break
     else:
         raise AssertionError("the rules show no form")
+    assert planner.rules([]) != ""
 
 
 # ---- the published forms
@@ -406,7 +408,8 @@ def test_trap_11_a_chain_of_100_000_nodes_is_read_without_recursion(dialect: str
     planner: Any = open_planner(spec | {"max_nodes": count})
     text, _ = planner.write(Move(plan=Plan(tuple(nodes))))
     assert planned(planner, text).nodes == tuple(nodes)
-    assert rejection(GRAPHS[dialect], text)[0] == "too-many-nodes"
+    few, _ = planner.write(Move(plan=Plan(tuple(nodes[:257]))))
+    assert rejection(GRAPHS[dialect], few)[0] == "too-many-nodes"
 
 
 @pytest.mark.parametrize(
@@ -454,6 +457,64 @@ def test_nodes_of_an_unfinished_text_come_as_soon_as_they_are_complete() -> None
     # up to the first one that cannot be run
     assert planner.nodes_so_far(text.replace('depends="a"', ""), TOOLS) == planned(planner, text).nodes[:1]
     assert planner.nodes_so_far(text.replace("search", "serch"), TOOLS) == ()
+
+
+FRAGMENTS = {
+    "nodes": [
+        *(
+            '<node id="s1">search("a")</node>',
+            '<node id="s2" depends="s1">search("{s1} b")</node>',
+            "<graph>",
+            "</graph>",
+        ),
+        *(
+            '<node id="s3" depends="s4">any(x={s4})</node>',
+            '<node id="s4">any()</node>',
+            "<search>a|b</search>",
+            "<search>",
+        ),
+    ],
+    "tasks": ['T1: search("a")\n', "- Dependencies: none\n", 'T2: any(x="{T1}")\n- Dependencies: T1\n', "T1: look\n"],
+    "compiler": ['1. search("a")\n', '2. search("b $1")\n', '3. any(x=[$2, "${1.a}"])\n', "1. think\n", "4. join()\n"],
+    "rewoo": ["#E1 = search[a]\n", "#E2 = search[b #E1]\n", "#E3 = LLM[q #E2]\n", '#E4 = any[{"x": #E3}]', "Plan: x\n"],
+}
+ANYWHERE = [
+    "<think>",
+    "</think>",
+    "<plan>",
+    "</plan>",
+    "<folding>",
+    "</folding>",
+    "<note>",
+    "</note>",
+    "\n",
+    '"',
+    "<answer>",
+]
+
+
+@pytest.mark.parametrize("dialect", GRAPHS)
+def test_what_was_started_early_is_what_the_whole_turn_begins_with(dialect: str) -> None:
+    planner: Any = GRAPHS[dialect]
+    plans_read = 0
+    for seed in range(1500):
+        rng = Random(seed)
+        pieces = [
+            rng.choice(FRAGMENTS[dialect] if rng.random() < 0.8 else ANYWHERE) for _ in range(rng.randrange(1, 10))
+        ]
+        text = "".join(pieces)
+        if "</think>" in text.split("<think>")[0]:
+            continue  # thinking that the prompt opened: the reader is given the text behind it
+        cuts = [planner.nodes_so_far(text[: rng.randrange(len(text) + 1)], TOOLS) for _ in range(6)]
+        try:
+            plan = planner.read(apart(text)[0], (), TOOLS).plan
+        except RejectedTurn:
+            continue
+        plans_read += plan is not None
+        for nodes in cuts:
+            assert plan is not None or not nodes, text
+            assert plan is None or nodes == plan.nodes[: len(nodes)], text
+    assert plans_read > 50
 
 
 def test_settings_are_checked() -> None:

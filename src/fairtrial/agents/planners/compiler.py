@@ -26,6 +26,7 @@ from fairtrial.agents.planners.reading import (
     graph_rules,
     named_for,
     no_forward,
+    open_tag,
     plan_start,
     references,
     settled,
@@ -77,8 +78,8 @@ class Compiler:
     def nodes_so_far(self, text: str, tools: Sequence[dict[str, Any]]) -> tuple[Node, ...]:
         """Nodes that are complete in an unfinished text: the first ones of what `read` will find, if it accepts it.
 
-        `text` is the reply's own, thinking included. As nothing else of the turn can be checked yet, start only what
-        changes nothing.
+        `text` is the reply's own, thinking and the policy's parts included; where the prompt's template opens the
+        thinking, from its end on. As nothing else of the turn can be checked yet, start only what changes nothing.
         """
         nodes = (node for node, _, _ in _nodes(text, tools, final=False))
         return () if "<answer>" in text else checked_so_far(nodes, tools, self._limit, forward=False)
@@ -105,6 +106,8 @@ def _nodes(text: str, tools: Tools, *, final: bool) -> Iterator[tuple[Node, int,
     if (prose := steps_prose(text, _LINE, at)) is not None:
         raise reader.malformed(prose, "a call such as search(...)")
     while line := _LINE.search(text, at):
+        if not final and open_tag(text[at : line.start()], ()) is not None:
+            return
         call, at = reader.call(line.end())
         tail = _TAIL.match(text, at)
         if tail is None:

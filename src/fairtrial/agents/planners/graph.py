@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fairtrial.agents.context.tags import elements
+from fairtrial.agents.context.tags import Element, elements
 from fairtrial.agents.planners.calls import BEGINS, BRACES, LINE, Reader, Style, written_call
 from fairtrial.agents.planners.plan import Node, Plan
 from fairtrial.agents.planners.planner import Move, RejectedTurn
@@ -95,7 +95,7 @@ class Graph:
 
     def rules(self, tools: Sequence[dict[str, Any]]) -> str:
         """The tools, the form of a plan and that of the answer."""
-        if self._settings.dialect == "joined":
+        if self._settings.dialect == "joined" and tools:
             names = [name for name, function in functions(tools).items() if _one_text(function) is not None]
             form = "\n".join(f"<{name}>...|...</{name}>" for name in names)
             how = "Calls that do not need each other go into one turn: join their texts with | (a | in a text is \\|)."
@@ -123,15 +123,16 @@ class Graph:
     def nodes_so_far(self, text: str, tools: Sequence[dict[str, Any]]) -> tuple[Node, ...]:
         """Nodes that are complete in an unfinished text: the first ones of what `read` will find, if it accepts it.
 
-        `text` is the reply's own, thinking included. References may point at nodes that are still to come. As nothing
-        else of the turn can be checked yet, start only what changes nothing.
+        `text` is the reply's own, thinking and the policy's parts included; where the prompt's template opens the
+        thinking, from its end on. References may point at nodes that are still to come. As nothing else of the turn
+        can be checked yet, start only what changes nothing.
         """
         if (start := plan_start(text, _GRAPH, final=False)) is not None:
             nodes = (node for node, _ in self._graph(text, start, tools))
         elif (start := plan_start(text, _FIRST_TASK, final=False)) is not None:
             nodes = (node for node, _ in self._tasks(text, start, tools, final=False))
         else:
-            nodes = iter(_joined(text, tools, final=False)[0])
+            nodes = (node for node, _ in _joined(text, tools, final=False))
         return () if "<answer>" in text else checked_so_far(nodes, tools, self._settings.max_nodes, forward=True)
 
     def write(self, move: Move) -> tuple[str, tuple[ToolCall, ...]]:
@@ -171,9 +172,9 @@ class Graph:
             rest = text[:start] + text[close.end() :]
             if plan_start(rest, _GRAPH, final=True) is not None:
                 raise RejectedTurn("two-moves", "the turn has two graphs: write one")
-        nodes, written = _joined(rest, tools)
-        if nodes:
-            found.append(Found(nodes, written))
+        if joined := list(_joined(rest, tools, final=True)):
+            written = rest[joined[0][1].start : joined[-1][1].end]
+            found.append(Found(tuple(node for node, _ in joined), written))
         if (start := plan_start(rest, _FIRST_TASK, final=True)) is not None:
             pairs = list(self._tasks(rest, start, tools, final=True))
             found.append(Found(tuple(node for node, _ in pairs), rest[start : pairs[-1][1]]))
@@ -199,6 +200,8 @@ class Graph:
         if (prose := steps_prose(text, _TASK, at)) is not None:
             raise reader.malformed(prose, "a call such as search(...)")
         while head := _TASK.search(text, at):
+            if not final and open_tag(text[at : head.start()], ()) is not None:
+                return
             call, at = reader.call(head.end())
             needs = _NEEDS.match(text, at)
             if not final and (needs is None or not needs[2]):
@@ -236,14 +239,14 @@ def _depends(node: Node) -> str:
     return f' depends="{",".join(node.deps)}"' if node.deps else ""
 
 
-def _joined(text: str, tools: Tools, *, final: bool = True) -> tuple[tuple[Node, ...], str]:
-    """The calls of `<tool>a|b</tool>` elements, and the text from the first to the last of them."""
-    known = functions(tools)
+def _joined(text: str, tools: Tools, *, final: bool) -> Iterator[tuple[Node, Element]]:
+    """The calls of `<tool>a|b</tool>` elements one by one, each with its element. Raises RejectedTurn."""
+    known, number = functions(tools), 0
     parts = elements(text)
     end = None if final else open_tag(text, parts)
-    tagged = [element for element in parts if element.tag in known and (end is None or element.end <= end)]
-    nodes: list[Node] = []
-    for element in tagged:
+    for element in parts:
+        if element.tag not in known or (end is not None and element.end > end):
+            continue
         name = _one_text(known[element.tag])
         if name is None:
             raise RejectedTurn("schema", f'"{element.tag}" does not take one text: <{element.tag}> cannot call it')
@@ -251,8 +254,8 @@ def _joined(text: str, tools: Tools, *, final: bool = True) -> tuple[tuple[Node,
             query = part.strip().replace("\\|", "|")
             if not query:
                 raise RejectedTurn("malformed", f"<{element.tag}> has an empty part: write text between the |")
-            nodes.append(Node(f"T{len(nodes) + 1}", element.tag, {name: query}))
-    return tuple(nodes), text[tagged[0].start : tagged[-1].end] if tagged else ""
+            number += 1
+            yield Node(f"T{number}", element.tag, {name: query}), element
 
 
 def _one_text(function: Mapping[str, Any]) -> str | None:

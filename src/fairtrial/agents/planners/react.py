@@ -50,6 +50,8 @@ class React:
 
     def rules(self, tools: Sequence[dict[str, Any]]) -> str:
         """The tools, the form of a call and that of the answer."""
+        if not tools:
+            return ANSWER_RULE
         call, _ = self.write(Move(plan=example(tools, references=False)))
         return f"{tool_list(tools)}\n\nCall one tool at a time and wait for its result:\n{call}\n\n{ANSWER_RULE}"
 

@@ -219,6 +219,8 @@ def tool_list(tools: Tools) -> str:
 
 def graph_rules(tools: Tools, how: str, form: str) -> str:
     """The rules of a dialect whose calls may need each other."""
+    if not tools:
+        return ANSWER_RULE
     reader = (
         "\nA call's value is all that its tool returns, such as a page; where a short value is needed from it, "
         "put a call of read between."

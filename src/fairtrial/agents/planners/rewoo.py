@@ -27,6 +27,7 @@ from fairtrial.agents.planners.reading import (
     graph_rules,
     named_for,
     no_forward,
+    open_tag,
     plan_start,
     references,
     settled,
@@ -64,9 +65,9 @@ class Rewoo:
         """The tools, the form of a plan and that of the answer."""
         form, _ = self.write(Move(plan=example(tools)))
         how = (
-            "Plan all calls before you see any result. Behind a line that begins with Plan: comes the call, numbered "
-            '#E1, #E2 ..., with its arguments as JSON; "#E1" inside a text stands for the result of call #E1 '
-            "(a # before E1 is \\#)."
+            "Plan all calls before you see any result, one on each line, numbered #E1, #E2 ..., with their arguments "
+            'as JSON; a line Plan: ... before each says what it is for. "#E1" inside a text stands for the result of '
+            "call #E1 (a # before E1 is \\#)."
         )
         return graph_rules(tools, how, form)
 
@@ -103,6 +104,8 @@ class Rewoo:
         known, at = functions(tools), plan_start(text, _LINE, final=final)
         reader = Reader(text, HASHES)
         while at is not None and (line := _LINE.search(text, at)):
+            if not final and open_tag(text[at : line.start()], ()) is not None:
+                return
             tool = _TOOL.match(text, line.end())
             if tool is None:
                 raise reader.malformed(line.end(), "a call such as search[...]")
