@@ -1,4 +1,4 @@
-"""What befalls one call leaves its siblings alone, ends in exactly one way, and leaves nothing running (traps 8, 10, 14)."""
+"""What befalls one call harms no sibling, ends in exactly one way and leaves nothing behind (traps 8, 10, 14)."""
 
 import asyncio
 import sys
