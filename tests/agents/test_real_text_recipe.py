@@ -1,0 +1,67 @@
+"""The recipe over real text, as it stands and with every model behind a real OpenAI-compatible server."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fairtrial.agents.gold_reader import GoldReader
+from fairtrial.core.clock import SystemClock
+from fairtrial.models.serving import listening
+from fairtrial.models.serving.server import Serving, build
+from fairtrial.studies.study import load_study
+from fairtrial.tasks.worlds.real_text import Documents, DocumentsSettings
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+ARMS = ("append-react", "append-graph", "fold-react", "fold-graph")
+WORLD = Documents(
+    DocumentsSettings(questions=("real_text/questions.jsonl",), documents="real_text/pages", top_k=3), RECIPES
+)
+
+
+@contextmanager
+def served(model):
+    """The URL at which `model` is served while inside."""
+    sock = listening.listen("127.0.0.1", 0)
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    app = build(model, Serving(hosts=listening.LOOPBACK_NAMES), SystemClock())
+    thread = threading.Thread(target=loop.run_until_complete, args=(listening.run(app, sock, stop, grace_s=2),))
+    thread.start()
+    try:
+        yield listening.url(sock)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+
+
+def run(folder, *overrides):
+    study, _ = load_study(RECIPES / "real-text.toml", overrides)
+    return study.run(folder, base=RECIPES)
+
+
+def check(found):
+    allowed = {episode.info.id: WORLD.follow(episode).answer for episode in WORLD.episodes()}
+    records = list(found.records())
+    assert len(records) == len(ARMS) * len(allowed)
+    for record in records:
+        assert record.scores["em"] == float(allowed[record.key.task] is not None), record.key
+        assert record.usage.input_tokens > 0 and record.usage.calls > 0
+    turns = {arm: sum(record.usage.calls for record in records if record.key.arm == arm) for arm in ARMS}
+    assert turns["append-react"] == turns["fold-react"] != turns["append-graph"]
+
+
+def test_the_recipe_runs_as_it_stands(tmp_path):
+    check(run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("planner", ["react", "native"])
+def test_the_same_recipe_works_against_any_endpoint(tmp_path, planner, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    with served(GoldReader(WORLD)) as url:
+        model = f'{{kind = "openai", name = "gold-reader", base_url = "{url}/v1"}}'
+        overrides = [f"arms.{arm}.model={model}" for arm in ARMS]
+        overrides += [f'arms.{arm}.planner="{planner}"' for arm in ("append-react", "fold-react")]
+        check(run(tmp_path / "run", f"suite.reader={model}", *overrides))
