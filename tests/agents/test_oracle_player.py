@@ -184,6 +184,41 @@ def test_it_gets_by_with_hard_worlds(settings, oracle):
         assert share(play(wiki, policy, planner, readers=readers, turns=60, **oracle)[1]) == 1.0
 
 
+@pytest.mark.parametrize("planner", ["react", "graph"])
+def test_it_searches_first_if_told_to_and_visits_what_snippets_do_not_tell(planner):
+    for snippet, visits in (("best", 0), ("none", 7)):
+        wiki = world(n=1, families=["compare"], hops=2, branches=3, snippet=snippet, pages=60, seed=2)
+        logs, scores = play(wiki, "append", planner, look="search")
+        assert share(scores) == 1.0
+        made = [tool for tool, _ in calls(logs)]
+        assert made.count("search") == 6 or (snippet == "best" and 4 <= made.count("search") < 6), (
+            "snippets may tell two"
+        )
+        assert made.count("visit") <= visits
+        assert bool(made.count("visit")) == (snippet == "none")
+
+
+@pytest.mark.parametrize("limit", [{"turns": 40, "tool_calls": 7}, {"turns": 40}], ids=str)
+def test_it_plans_fewer_calls_where_many_are_refused(limit):
+    wiki = world(n=1, families=["compare"], hops=1, branches=6)
+    episode = wiki.episodes()[0]
+    clock = SimulatedClock()
+    tools = [Tool(f.name, f.description, f.parameters, f.call) for f in wiki.functions(episode, clock, 1)]
+    planner = {"id": "native"} if "tool_calls" in limit else {"id": "native", "max_nodes": 2}
+    runtime = Runtime(
+        OracleModel([episode]),
+        open_policy("append", Estimate()),
+        open_planner(planner),
+        tools,
+        clock,
+        budget=Budget(**limit),
+    )
+    log = asyncio.run(runtime.play(runtime.begin(episode.question)))
+    assert wiki.grade(episode, log.answer, ())["em"] == 1.0
+    assert {event.code for event in events([log], Rejected)} <= {"tool-limit", "too-many-nodes"}
+    assert bool(events([log], Rejected)) == ("tool_calls" not in limit)
+
+
 def test_given_dialects_and_recognised_ones_play_alike():
     wiki = world(n=6)
     given = OracleModel(

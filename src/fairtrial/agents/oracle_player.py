@@ -3,7 +3,8 @@
 It sees what a model would be given, and beside it the gold plan of the episode that it recognises by its question; but
 it uses a fact only where the prompt still says it (`agents.gold`). So it is an upper bound that a policy can lose:
 what was dropped is looked up again, what was noted down wrong stays wrong. It answers summaries and readers too, and
-errs on demand, drawn from the request. Its runs are what small models are trained on.
+errs on demand, drawn from the request. Its runs are what small models are trained on. It weighs all that the gold plan
+weighs: of dead ends it looks at every candidate, also behind the right one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from fairtrial.tasks.worlds.world import Episode, GoldStep
 _NOTHING = "nothing found yet"
 _QUESTION = "### Question\n"
 _DOCUMENT = "\n\nDocument:\n"
+_TOO_MANY = re.compile(r"\[rejected: (?:tool-limit|too-many-nodes)\]")
 _SYLLABLES = ("ba", "de", "ki", "lo", "mu", "na", "re", "si", "to", "vu")
 
 
@@ -178,9 +180,9 @@ class OracleModel:
             said, calls = voice.planner.write(Move(answer=answer))
             why = "All that is asked for is known."
         else:
-            single = self.settings.plan == "sequential" or "[rejected: tool-limit]" in messages[-1].content
-            said, calls = self._act(voice, gold, beliefs, body, single=single)
-            why = f"I look up {', '.join(gold.asked(step, beliefs) for step in beliefs.open()[:3])}."
+            single = self.settings.plan == "sequential" or _TOO_MANY.search(messages[-1].content) is not None
+            said, calls, steps = self._act(voice, gold, beliefs, body, single=single)
+            why = f"I look up {', '.join(gold.asked(step, beliefs) for step in steps)}."
         fold = None if last or not beliefs.open() else self._fold(voice.policy, gold, messages, rng)
         thinking = f"Known so far: {self._stated(beliefs)}" if self.settings.thinking else ""
         text = _write(voice.policy, fold, why, thinking) + said
@@ -197,8 +199,8 @@ class OracleModel:
 
     def _act(
         self, voice: Voice, gold: Gold, beliefs: Beliefs, body: str, *, single: bool
-    ) -> tuple[str, tuple[ToolCall, ...]]:
-        """The largest plan that the planner can say."""
+    ) -> tuple[str, tuple[ToolCall, ...], Sequence[GoldStep]]:
+        """The largest plan that the planner can say, and what it looks up first."""
         level = beliefs.open()[: self.settings.width]
         plans = [] if single else [self._level(voice, gold, beliefs, body, level)]
         in_parts = any(_next_part(step.page or "", body) for step in level)
@@ -206,10 +208,10 @@ class OracleModel:
             plans.insert(0, self._graph(gold, beliefs))
         for plan in plans:
             try:
-                return voice.planner.write(Move(plan=plan))
+                return *voice.planner.write(Move(plan=plan)), level
             except ValueError:
                 continue
-        return voice.planner.write(Move(plan=self._level(voice, gold, beliefs, body, level[:1])))
+        return *voice.planner.write(Move(plan=self._level(voice, gold, beliefs, body, level[:1]))), level[:1]
 
     def _level(self, voice: Voice, gold: Gold, beliefs: Beliefs, body: str, steps: Sequence[GoldStep]) -> Plan:
         """Calls that do not need each other, one for each step; a page that tells of several is visited once."""
