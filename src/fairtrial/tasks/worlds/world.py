@@ -26,6 +26,22 @@ class GoldStep:
 
 
 @dataclass(frozen=True, slots=True)
+class SkillText:
+    """A skill as texts, as the Agent Skills specification divides it: name and description, body, further files."""
+
+    name: str
+    description: str
+    body: str
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Path within the skill, such as `references/steps.md`, -> text."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything of it that can be read."""
+        return self.description, self.body, *self.files.values()
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One task of a world."""
 
@@ -37,6 +53,8 @@ class Episode:
     """In an order in which each step comes behind those that it needs; empty where it is not known."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """JSON about the episode for the world's own verifier and for reports (family, hops, branches ...)."""
+    skills: tuple[SkillText, ...] = ()
+    """What teaches how to solve it; the arm says which of it, and of what else, an agent gets to see."""
 
     @property
     def steps(self) -> int:
@@ -86,4 +104,16 @@ class World(Protocol):
 
         The score "em" is exact match and the one that studies analyse; others: "f1", "provenance", "rows" ...
         """
+        ...
+
+
+class Teaching(Protocol):
+    """What a world has beside `World` if its episodes carry skills."""
+
+    def library(self) -> Sequence[SkillText]:
+        """All skills of the world, those of its episodes among them; no two have the same name."""
+        ...
+
+    def practice(self, episode: Episode, count: int) -> Sequence[Episode]:
+        """Other episodes that the same skills solve, none of them in `episodes()`: to learn from, not to be judged."""
         ...
