@@ -165,7 +165,9 @@ QUESTION = '{"question": "q", "answer": "a"}'
         ('{"question": "q", "anwser": "a"}', 'unknown key "anwser"; did you mean "answer"?'),
         ('{"id": "a b", "question": "q", "answer": "a"}', "not a valid name"),
         ('{"id": "x", "question": "q", "answer": "a"}\n' * 2, 'id "x" is taken'),
+        ('{"question": "q", "answers": [""]}', "at least 1 character"),
         ('{"question": "q", "answer": "a", "pages": ["hil.md"]}', 'did you mean "hill.md"?'),
+        ('{"question": "q", "answer": "a", "pages": ["x"]}', "a title is a file's path"),
         (
             '{"question": "q", "answer": "a", "decomposition": [{"question": "of #2", "answer": "b"}, '
             '{"question": "q", "answer": "c"}]}',

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -106,8 +106,8 @@ class OwnQuestion(Config):
 
     id: str | None = None
     question: str = Field(min_length=1)
-    answers: tuple[str, ...] = ()
-    answer: str | None = None
+    answers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    answer: str | None = Field(default=None, min_length=1)
     decomposition: tuple[OwnStep, ...] = ()
     pages: tuple[str, ...] = ()
     """Titles of the documents that say it; with a decomposition they are its steps' pages."""

@@ -190,7 +190,8 @@ class Documents:
             if question.kind != "own":
                 return self._titles[question.pages[int(page)]]
             if page not in self._pages:
-                hint = did_you_mean(str(page), self._pages)
+                near = did_you_mean(str(page), self._pages)
+                hint = near if near.startswith("; did") else "; a title is a file's path in the folder of documents"
                 raise UserError(f'question "{question.id}": no document has the title "{page}"{hint}')
             return str(page)
 
