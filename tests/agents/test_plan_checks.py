@@ -20,7 +20,12 @@ BOOK = schema(
         "city": {"type": "string", "minLength": 2},
         "nights": {"type": "integer", "minimum": 1},
         "guests": {"type": "array", "items": {"$ref": "#/$defs/guest"}},
-        "span": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "minItems": 2},
+        "span": {
+            "type": "array",
+            "prefixItems": [{"type": "string"}, {"type": "integer"}],
+            "minItems": 2,
+            "items": False,
+        },
     },
     required=["city"],
     additionalProperties=False,
@@ -41,6 +46,10 @@ def second(**args: Any) -> Plan:
         ({"city": "Rome", "nights": "two"}, "\"book\": nights must be integer (got 'two')"),
         ({"city": "Rome", "nights": 0}, '"book": nights must be bigger than or equal to 1 (got 0)'),
         ({"city": "Rome", "guests": [{}]}, "\"book\": guests[0] must contain ['name'] properties (got {})"),
+        (
+            {"city": "Rome", "span": ["May", 1, 2]},
+            "\"book\": span must contain only specified items (got ['May', 1, 2])",
+        ),
         ({"city": "Rome", "span": ["May", "June"]}, "\"book\": span[1] must be integer (got 'June')"),
     ],
 )

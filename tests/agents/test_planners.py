@@ -27,7 +27,7 @@ VISIT = tool("visit", ("title",), title=TEXT)
 READ = tool("read", ("question", "document"), question=TEXT, document=TEXT)
 ANY = tool("any")
 TOOLS = [SEARCH, VISIT, ANY, READ]
-GRAPHS = {
+GRAPHS: dict[str, Any] = {
     "nodes": open_planner("graph"),
     "tasks": open_planner({"id": "graph", "dialect": "tasks"}),
     "compiler": open_planner("compiler"),
@@ -457,6 +457,20 @@ def test_nodes_of_an_unfinished_text_come_as_soon_as_they_are_complete() -> None
     # up to the first one that cannot be run
     assert planner.nodes_so_far(text.replace('depends="a"', ""), TOOLS) == planned(planner, text).nodes[:1]
     assert planner.nodes_so_far(text.replace("search", "serch"), TOOLS) == ()
+
+
+def test_a_line_that_may_go_on_is_not_complete_and_thinking_between_lines_is_no_plan() -> None:
+    rewoo, tasks, compiler = (GRAPHS[name] for name in ("rewoo", "tasks", "compiler"))
+    assert rewoo.nodes_so_far("#E1 = search[a]", TOOLS) == ()
+    assert rewoo.nodes_so_far("#E1 = search[a] or [b]\n", TOOLS)[0].args == {"query": "a] or [b"}
+    assert tasks.nodes_so_far('T1: search("a")\n- Dependencies: T', TOOLS) == ()
+    for planner, first, later in (
+        (rewoo, "#E1 = search[a]\n", "#E2 = search[b]\n"),
+        (tasks, 'T1: search("a")\n- Dependencies: none\n', 'T2: search("b")\n- Dependencies: none\n'),
+        (compiler, '1. search("a")\n', '2. search("b")\n'),
+    ):
+        assert len(planner.nodes_so_far(first + later, TOOLS)) == 2
+        assert len(planner.nodes_so_far(f"{first}<think>or\n{later}", TOOLS)) == 1
 
 
 FRAGMENTS = {

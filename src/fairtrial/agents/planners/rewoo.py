@@ -123,8 +123,6 @@ class Rewoo:
             else:
                 rest = _REST.match(text, tool.end())
                 if rest is None or (not final and not rest[2]):
-                    if not final:
-                        return
                     raise reader.malformed(tool.end(), "the call's closing ]")
                 at = rest.end(1) + 1
                 plain = _plain(rest[1])
