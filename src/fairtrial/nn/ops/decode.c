@@ -143,7 +143,8 @@ struct attend_args {
 };
 
 /* A query or key, turned to its position (c, s: NULL for none) */
-static void turned(float *restrict to, const float *restrict x, const float *restrict c, const float *restrict s, int64_t width) {
+static void turned(float *restrict to, const float *restrict x, const float *restrict c, const float *restrict s,
+                   int64_t width) {
     const int64_t half = width / 2;
     if (!c) memcpy(to, x, (size_t)width * 4);
     else
@@ -253,7 +254,8 @@ int NAME(likeliest)(const struct likeliest_args *a) {
         const float top = lanes_max(larger(larger(most[0], most[1]), larger(most[2], most[3])));
         UNROLL for (int j = 0; j < 4; j++) sums[j] = exponential(load(rest + j * LANES) - top);
         for (int64_t i = 0; i < whole; i += 4 * LANES)
-            UNROLL for (int j = 0; j < 4; j++) sums[j] = sums[j] + exponential(*(const vec_any *)(x + i + j * LANES) - top);
+            UNROLL for (int j = 0; j < 4; j++)
+                sums[j] = sums[j] + exponential(*(const vec_any *)(x + i + j * LANES) - top);
         int64_t best = 0;
         while (best < a->width - 1 && x[best] != top) best++;
         a->best[row] = best;
