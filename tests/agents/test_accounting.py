@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairtrial.agents.accounting import Estimate, account, call_tokens, survival, times
+from fairtrial.agents.accounting import Estimate, Fact, account, call_tokens, survival, times
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.log import (
     Answered,
@@ -111,7 +111,12 @@ def test_trap_6_survival_is_read_from_the_prompts():
         log.add(called([Message(role="user", content=prompt)], "x"))
         log.add(Planned(step, Plan((Node("1", "look", {}),))))
         log.add(Result(step, "1", "ok", "Ada is in  Rome with 12 ships" if step == 0 else "nothing"))
-    assert survival(log, ["Rome", "12", "Ada", "Oslo"]) == [(1, 2, 2), (2, 1, 2), (3, 0, 2), (4, 1, 2)]
+    facts = [Fact("Rome"), Fact("12"), Fact("Ada"), Fact("Oslo")]
+    assert survival(log, facts) == [(1, 2, 2), (2, 1, 2), (3, 0, 2), (4, 1, 2)]
+    assert survival(log, [Fact("Rome"), Fact("12", leads=(0,))]) == [(1, 1, 1), (2, 1, 1), (3, 0, 1), (4, 1, 1)], (
+        "what has led on to another fact may be dropped"
+    )
+    assert survival(log, [Fact("Rome", page="Italy")]) == [], "it was not that page which said so"
 
 
 def test_wasted_calls_are_failures_repetitions_and_pages_beside():

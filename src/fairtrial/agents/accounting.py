@@ -109,15 +109,16 @@ def _by_text(calls: Sequence[Called], log: Log, estimate: Estimate, counted: Cou
         known.append(f"{text}\x00assistant\x00{text_of(reply.message)}")
 
 
-def _common(left: str, right: str, block: int = 4096) -> int:
+def _common(left: str, right: str) -> int:
     """Characters that two texts share from the start."""
-    end, start = min(len(left), len(right)), 0
-    while start < end and left[start : start + block] == right[start : start + block]:
-        start += block
-    start = min(start, end)
-    while start < end and left[start] == right[start]:
-        start += 1
-    return start
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def blocks_by_turn(log: Log) -> list[int]:
@@ -135,33 +136,54 @@ def blocks_by_turn(log: Log) -> list[int]:
     return counts
 
 
-def survival(log: Log, facts: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Which facts are still in the context, by their age: rows (age in steps, present, seen).
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that the task turns on."""
 
-    A fact is seen at the first step whose results say it; from then on each model turn counts it once, present where
-    its text is in the prompt (case and spaces aside). Facts that the question gives away are left out.
+    value: str
+    """As its sources say it."""
+    page: str | None = None
+    """Title of the page that says it; None: any."""
+    leads: tuple[int, ...] = ()
+    """Indices of the facts that are found with its help: when all have been seen it may be dropped. None: it is needed
+    to the end."""
+
+
+def survival(log: Log, facts: Sequence[Fact]) -> list[tuple[int, int, int]]:
+    """Which facts are still in the context, by their age: rows (age in steps, present, needed).
+
+    A fact is seen at the first step with a result that says it and comes from its page. From then on each model turn
+    counts it once while it is needed, present where its text is in the prompt (case and spaces aside). Facts that the
+    question gives away are left out.
     """
     asked = _plain(log.asked.question)
-    patterns = {fact: re.compile(rf"(?<!\w){re.escape(_plain(fact))}(?!\w)") for fact in facts if _plain(fact)}
-    patterns = {fact: pattern for fact, pattern in patterns.items() if not pattern.search(asked)}
-    seen: dict[str, int] = {}
+    patterns = {index: _whole(fact.value) for index, fact in enumerate(facts) if _plain(fact.value)}
+    patterns = {index: pattern for index, pattern in patterns.items() if not pattern.search(asked)}
+    told = {(step.number, result.node): _plain(f"{args} {result.text}") for step, result, _, args in tool_calls(log)}
+    seen: dict[int, int] = {}
     table: dict[int, list[int]] = {}
     step = 0
     for event in log.events:
         if isinstance(event, Planned):
             step = event.step + 1
         elif isinstance(event, Result):
-            text = _plain(event.text)
-            for fact, pattern in patterns.items():
-                if fact not in seen and pattern.search(text):
-                    seen[fact] = event.step
+            text = told.get((event.step, event.node), "")
+            for index, pattern in patterns.items():
+                if index not in seen and _plain(facts[index].page or "") in text and pattern.search(text):
+                    seen[index] = event.step
         elif isinstance(event, Called) and event.purpose == "turn" and seen:
             prompt = _plain("\n".join(text_of(message) for message in event.request.messages or ()))
-            for fact, at in seen.items():
+            for index, at in seen.items():
+                if facts[index].leads and seen.keys() >= set(facts[index].leads):
+                    continue
                 row = table.setdefault(step - at, [0, 0])
-                row[0] += patterns[fact].search(prompt) is not None
+                row[0] += patterns[index].search(prompt) is not None
                 row[1] += 1
-    return [(age, present, times) for age, (present, times) in sorted(table.items())]
+    return [(age, present, needed) for age, (present, needed) in sorted(table.items())]
+
+
+def _whole(text: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(_plain(text))}(?!\w)")
 
 
 def _plain(text: str) -> str:
@@ -238,13 +260,13 @@ def visited(log: Log, tool: str = "visit", argument: str = "title") -> list[str]
     return list(dict.fromkeys(titles))
 
 
-def account(log: Log, estimate: Estimate, *, facts: Sequence[str] = (), pages: Sequence[str] = ()) -> dict[str, Any]:
+def account(log: Log, estimate: Estimate, *, facts: Sequence[Fact] = (), pages: Sequence[str] = ()) -> dict[str, Any]:
     """Everything that is counted of a run, as JSON.
 
     Args:
         log: The run.
         estimate: For models that do not count their tokens.
-        facts: What the task turns on, in the words of its sources; for the survival table.
+        facts: What the task turns on; see `survival`.
         pages: Titles of the pages that are needed; for wasted visits. Empty where they are not known.
     """
     calls, counted = call_tokens(log, estimate)

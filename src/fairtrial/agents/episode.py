@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fairtrial.agents.accounting import Estimate, account, visited
+from fairtrial.agents.accounting import Estimate, Fact, account, visited
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
@@ -328,7 +328,7 @@ class EpisodeWorker:
             **account(
                 log,
                 Estimate(self.suite.characters_per_token),
-                facts=list(dict.fromkeys(step.value for step in episode.plan)),
+                facts=_facts(episode),
                 pages=[step.page for step in episode.plan if step.page is not None],
             ),
         }
@@ -353,6 +353,15 @@ class EpisodeWorker:
         """Close the models."""
         for model in self.models.values():
             await model.close()
+
+
+def _facts(episode: Episode) -> list[Fact]:
+    """The values of the gold plan, each with those that are found with its help."""
+    leads: dict[str, list[int]] = {step.id: [] for step in episode.plan}
+    for index, step in enumerate(episode.plan):
+        for dep in step.deps:
+            leads[dep].append(index)
+    return [Fact(step.value, step.page, tuple(leads[step.id])) for step in episode.plan]
 
 
 def _ending(log: Log, context: TrialContext) -> tuple[str | None, str | None]:

@@ -30,7 +30,7 @@ from fairtrial.agents.log import (
     Step,
 )
 from fairtrial.agents.planners.plan import Node, Plan, Ref, Template
-from fairtrial.core.errors import CorruptError
+from fairtrial.core.errors import CorruptError, one_line
 from fairtrial.core.limits import Usage
 from fairtrial.core.trajectory import ApiAction, Item, MessageAction, ModelCall, TextObservation, Trajectory
 from fairtrial.models.model import Message, Reply, Request, Sampling
@@ -271,8 +271,8 @@ def load_log(content: bytes) -> Log:
                 log = Log(_read_event(data))
             else:
                 log.add(_read_call(data, last, log.asked) if data["kind"] == "called" else _read_event(data))
-        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            raise CorruptError(f"line {number} of a run's log cannot be read: {error}") from None
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            raise CorruptError(f"line {number} of a run's log cannot be read: {one_line(error)[:300]}") from None
     if log is None:
         raise CorruptError("a run's log is empty")
     return log
