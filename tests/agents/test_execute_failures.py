@@ -223,6 +223,13 @@ def test_what_is_no_affair_of_the_models_stops_all_and_is_raised(error: Exceptio
     assert len(told) == len(AROUND.nodes) and clock.monotonic() == 1
 
 
+def test_a_tool_whose_schema_is_none_is_the_users_mistake() -> None:
+    clock = VirtualClock()
+    odd = {**tools(clock, hangs), "bad": Tool("bad", "", {"type": "objekt"}, tools(clock, hangs)["bad"].call)}
+    with pytest.raises(UserError, match='"bad"'):
+        run_virtual(checked(AROUND, odd, clock), clock)
+
+
 def test_an_error_of_the_callers_own_ear_is_raised_after_all_is_stopped() -> None:
     clock = VirtualClock()
 

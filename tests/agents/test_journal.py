@@ -13,7 +13,7 @@ from fairtrial.agents.journal import Journal
 from fairtrial.agents.planners.plan import Node, Plan, Ref
 from fairtrial.agents.tools.tool import Effect, Tool, ToolError
 from fairtrial.core.clock import VirtualClock
-from fairtrial.core.errors import CorruptError, UserError
+from fairtrial.core.errors import CorruptError, StorageError, UserError
 from fairtrial.core.virtual_time import run_virtual
 
 OPEN = {"type": "object"}
@@ -145,6 +145,29 @@ def test_files_that_do_not_go_with_the_mode_are_refused(tmp_path: Path) -> None:
     play(Journal(path))
     with pytest.raises(UserError, match="hybrid"):
         Journal(path)
+
+
+def test_two_runs_of_one_name_do_not_share_calls_by_accident(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    tools = Tools(clock)
+
+    async def main(journal: Journal) -> None:
+        for run in ("r1", "r2", "r1"):
+            await execute(Plan(PLAN.nodes[:1]), tools, step=0, clock=clock, journal=journal, run=run)
+
+    with Journal(tmp_path / "journal.jsonl") as journal, pytest.raises(UserError, match="name of its own"):
+        run_virtual(main(journal), clock)
+    assert tools.called == ["read", "read"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no/journal.jsonl.*No such file"):
+        Journal(tmp_path / "no" / "journal.jsonl")
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_leaves_nothing_running() -> None:
+    with pytest.raises(StorageError, match=r"No space left.*hybrid"):
+        play(Journal(Path("/dev/full"), "hybrid"))
 
 
 def test_the_journal_is_the_same_set_of_lines_whatever_the_latencies(tmp_path: Path) -> None:

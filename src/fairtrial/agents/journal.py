@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairtrial.agents.log import Status
-from fairtrial.core.errors import CorruptError, UserError
+from fairtrial.core.errors import CorruptError, StorageError, UserError
 
 Mode = Literal["record", "replay", "hybrid"]
 """record: call and write down; replay: never call, what is not there is an error; hybrid: call what is missing."""
@@ -53,8 +53,12 @@ class Journal:
         whole = self._load() if mode != "record" and path.is_file() else 0
         self._file = None
         if mode != "replay":
-            self._file = path.open("ab")
-            self._file.truncate(whole)
+            try:
+                self._file = path.open("ab", buffering=0)
+                if self._file.tell() > whole:
+                    self._file.truncate(whole)
+            except OSError as error:
+                raise UserError(f'journal "{path}" cannot be written: {error.strerror}') from None
 
     def key(self, run: str, path: str, tool: str, args: Mapping[str, Any] | None, attempt: int) -> str:
         """The name of an attempt: a digest over all that it depends on."""
@@ -64,8 +68,13 @@ class Journal:
     def find(self, key: str, path: str) -> Recorded | None:
         """What the attempt came to before; None if it is to be made now.
 
-        Raises UserError in a replay of what was not recorded: the run went another way than the recorded one.
+        Raises UserError in a replay of what was not recorded (the run went another way than the recorded one), and
+        where a call would be recorded twice.
         """
+        if self.mode == "record" and (key in self._ended or key in self._begun):
+            raise UserError(
+                f'journal "{self.path}" has call "{path}" already: give each run in one journal a name of its own'
+            )
         if key in self._ended:
             return self._ended[key]
         if key in self._begun:
@@ -83,6 +92,8 @@ class Journal:
 
     def begin(self, key: str, path: str) -> None:
         """Note that a write is about to go out."""
+        if self.mode == "record":
+            self._begun.add(key)
         self._write({"key": key, "call": path})
 
     def end(self, key: str, path: str, status: Status, text: str, value: Any = None, *, final: bool = False) -> None:
@@ -109,9 +120,14 @@ class Journal:
         self.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-            self._file.flush()
+        except OSError as error:
+            raise StorageError(
+                f'journal "{self.path}": {error.strerror}; make room and go on in mode "hybrid"'
+            ) from None
 
     def _load(self) -> int:
         """Read what is there and return how many bytes of it are whole lines; a line cut off at the end is dropped."""

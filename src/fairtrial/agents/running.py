@@ -379,7 +379,9 @@ class Run:
         if call.tool.timeout_s is not None:
             self.alarms.set(self.clock.monotonic() + call.tool.timeout_s, index, call.attempt)
 
-    def _ended(self, index: int, _: asyncio.Task[Outcome]) -> None:
+    def _ended(self, index: int, task: asyncio.Task[Outcome]) -> None:
+        if not task.cancelled():
+            task.exception()
         self.finished.append(index)
         self.alarms.ring()
 
@@ -429,8 +431,6 @@ class Run:
             self.conditions.latencies.add(slot.node.tool, ended - started)
         if slot.task is not None:
             self.last_end = max(self.last_end, ended)
-        if outcome in (slot.stop, self.unstarted):
-            self._record(slot, outcome)
         if slot.call is not None:
             slot.call.closed = True
         for follower in slot.after:
@@ -441,6 +441,8 @@ class Run:
             self._know(index)
             self._admit()
         self._leave_level(slot)
+        if outcome in (slot.stop, self.unstarted):
+            self._record(slot, outcome)
         if self.on_result is not None:
             try:
                 self.on_result(slot.result)
