@@ -13,7 +13,10 @@ from contextlib import contextmanager
 import pytest
 
 from fairtrial import Study
+from fairtrial.agents.accounting import Estimate
+from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.episode import EpisodeTrial, open_worker
+from fairtrial.agents.log import Called
 from fairtrial.agents.recording import load_log
 from fairtrial.core.clock import SystemClock
 from fairtrial.core.config import parse
@@ -110,6 +113,41 @@ def test_every_policy_plays_with_every_planner(tmp_path):
         assert chain.scores["provenance"] == 1 and not chain.details["tools"]["wasted"], arm
     turns = {arm: sum(record.details["turns"] for record in own) for arm, own in records.items()}
     assert turns["append.graph"] < turns["append.native"] < turns["append.react"]
+
+
+def test_every_prompt_follows_from_the_log_that_is_stored(tmp_path):
+    arms = {f"{a}.{b}": {"policy": POLICIES[a], "planner": b} for a in POLICIES for b in ("react", "native")}
+    arms = {name: {"model": {"kind": "oracle", "slip": 0.2}, **arm} for name, arm in arms.items()}
+    lab = Lab(tmp_path, arms, world={**WIKI, "tool_errors": 0.2}, window=3000)
+    rejected = 0
+    for arm, records in lab.run().items():
+        table = {"id": arm.split(".")[0]} if isinstance(arms[arm]["policy"], str) else arms[arm]["policy"]
+        policy = open_policy({**table, "window": 3000}, Estimate())
+        for record in records:
+            log = lab.log(record)
+            rejected += sum(record.details["rejected"].values())
+            for index, event in enumerate(log.events):
+                if isinstance(event, Called) and event.purpose == "turn":
+                    assert policy.render(log.prefix(index)) == event.request.messages, (arm, index)
+    assert rejected > 10
+
+
+@pytest.mark.parametrize("policy", ["append", "fold"])
+def test_thinking_is_kept_or_dropped_as_the_suite_says(tmp_path, policy):
+    world, page, answer = one_hop()
+    fold = '<folding>{"range": [0, 0], "summary": "s"}</folding>' if policy == "fold" else ""
+    rules = [
+        {"contains": "Tool", "text": f"{fold}<answer>{answer}</answer>"},
+        {"text": f"<think>I wonder</think>{visit(page)}"},
+    ]
+    for thinking in ("drop", "keep"):
+        arms = {"a": {"model": {"kind": "scripted", "rules": rules}, "policy": policy}}
+        lab = Lab(tmp_path, arms, world=world, thinking=thinking)
+        (record,) = lab.run()["a"]
+        last = list(lab.log(record).calls())[-1]
+        assert record.scores["em"] == 1
+        assert any("I wonder" in message.content for message in last.request.messages) == (thinking == "keep")
+        assert record.trajectory.content[2].reasoning == "I wonder", "the record has it in any case"
 
 
 def test_the_same_study_twice_leaves_the_same_records(tmp_path):

@@ -84,8 +84,9 @@ class Runtime:
         """Go on until there is an answer or the run has ended; returns the same log.
 
         `run` names the run in the journal. A run that ended without an answer ends with `Limited(last=False)`: its
-        limit is "format" where the model's turns could not be read. Raises InfraError (a model's provider failed)
-        and UserError (what the model cannot do); cancelling leaves no task behind.
+        limit is "format" where the model's turns could not be read. Raises InfraError (a model's provider failed),
+        UserError (what the model cannot do) and LimitExceeded (by a tool); cancelling leaves no task behind. The log
+        then holds what had happened.
         """
         while not over(log):
             self._watch(log)

@@ -1,7 +1,9 @@
 """Simulated seconds: sleeping costs nothing, and latencies are exact.
 
 The clock jumps to the next sleeper when nobody can go on: tools of a generated world then take the time that was drawn
-for them, to the last digit, while the models that are asked in between take real time and none of this clock's.
+for them, to the last digit, while the models that are asked in between take real time and none of this clock's. It
+runs on any event loop; whoever waits for something real while others sleep on it must hold it (`hold`). Where a whole
+loop may be virtual, see `core.virtual_time`.
 """
 
 from __future__ import annotations
