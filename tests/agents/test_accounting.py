@@ -189,6 +189,19 @@ def test_a_log_comes_back_from_its_lines_at_every_length():
                 assert one.reply.completion_ids == other.reply.completion_ids
 
 
+def test_what_models_and_tools_write_is_stored_whatever_it_is():
+    log = Log(Asked("q"))
+    log.add(called([Message(role="user", content="q \ud800")], "half \udc00 a character"))
+    args = {"n": 10**40, "s": "\ud83d"}
+    log.add(Planned(0, Plan((Node("a", "look", args), Node("b", "look", args))), "", "\ud800"))
+    log.add(Result(0, "a", "ok", "\udfff", [10**40]))
+    log.add(Result(0, "b", "ok", "\x00", None))
+    again = load_log(dump_log(log))
+    assert again.steps[0].planned == log.steps[0].planned and again.steps[0].results == log.steps[0].results
+    assert account(log, ONE)["tools"]["repeated"] == 1
+    assert trajectory_of(log, "t").content[1].kwargs == args
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 5000))
 def test_a_broken_log_is_refused(noise, at):

@@ -16,7 +16,7 @@ from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan
 from fairtrial.agents.planners.planner import Move
 from fairtrial.agents.reader import Reader
-from fairtrial.agents.recording import dump_log
+from fairtrial.agents.recording import dump_log, trajectory_of
 from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool
@@ -346,3 +346,20 @@ def test_a_tool_that_stalls_times_out_and_the_run_goes_on():
     assert [result.status for result in log.steps[0].results] == ["timeout"] and log.answer == "42"
     assert clock.monotonic() == pytest.approx(20)
     assert isinstance(log.events[-1], Answered)
+
+
+@pytest.mark.parametrize("half", ["\ud800", "\\ud800"])
+def test_halves_of_characters_end_at_the_border(half):
+    async def look(args):
+        return {"page": f"half \udc00 {len(args)}"}
+
+    model = Says(
+        Message(role="assistant", content=call(a=1) + half, reasoning=half),
+        f'<folding>{{"range": [0, 0], "summary": "so {half}"}}</folding>{call(a=2)}',
+        f"<answer>{half}</answer>",
+    )
+    log = play(runtime(model, policy="fold", tools=[tool(look)]))
+    assert log.answer is not None and len(log.steps) == 3
+    trajectory_of(log, "t").model_dump_json()
+    for request in model.requests:
+        request.model_dump_json()

@@ -30,7 +30,6 @@ from fairtrial.agents.log import (
 )
 from fairtrial.agents.planners.plan import Node
 from fairtrial.agents.resolve import UnresolvedError, resolve
-from fairtrial.core.ids import canonical_json
 from fairtrial.core.trajectory import token_delta
 from fairtrial.models.model import Message
 
@@ -307,7 +306,9 @@ def _sums(calls: Sequence[CallTokens]) -> dict[str, int]:
 def _tools(log: Log, pages: Sequence[str]) -> dict[str, Any]:
     """Calls of tools, and those that brought nothing: failed, or the same again, or a page that was not needed."""
     outcomes = Counter(result.status for step in log.steps for result in step.results)
-    asked = Counter(canonical_json([tool, args]) for _, result, tool, args in tool_calls(log) if result.status == "ok")
+    asked = Counter(
+        json.dumps([tool, args], sort_keys=True) for _, result, tool, args in tool_calls(log) if result.status == "ok"
+    )
     repeated = asked.total() - len(asked)
     failed = outcomes.total() - outcomes["ok"]
     beside = len(set(visited(log)) - set(pages)) if pages else 0

@@ -67,7 +67,7 @@ class Reader:
     async def _read(self, args: Mapping[str, Any]) -> str:
         text = f"Question: {args['question']}\n\nDocument:\n{args['document']}"
         messages = (Message(role="system", content=_RULES), Message(role="user", content=text))
-        key = digest(text.encode())
+        key = digest(text.encode("utf-8", "surrogatepass"))
         seed = derived_seed(self.seed, NAME, key) if "seed" in self.model.features else None
         request = Request(messages=messages, sampling=self.sampling.model_copy(update={"seed": seed}))
         try:

@@ -219,8 +219,16 @@ def dump_log(log: Log) -> bytes:
             last[event.purpose] = event.request.messages or ()
         else:
             data = {"kind": type(event).__name__.lower(), **_event_data(event)}
-        lines.append(orjson.dumps(data, option=orjson.OPT_SORT_KEYS))
+        lines.append(_line(data))
     return b"\n".join(lines) + b"\n"
+
+
+def _line(data: Any) -> bytes:
+    try:
+        return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        # integers beyond 64 bits, halves of characters: models write such things
+        return json.dumps(data, sort_keys=True).encode()
 
 
 def _event_data(event: Event) -> dict[str, Any]:

@@ -7,7 +7,7 @@ so a run can be continued from any log, and the log of a cancelled run holds wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fairtrial.agents.context.policy import ContextPolicy, WindowFullError
@@ -106,7 +106,7 @@ class Runtime:
             move = self.planner.read(turn.rest, reply.message.tool_calls, log.asked.tools)
             plan = self._allowed(log, move)
             if turn.fold is not None:
-                log.add(turn.fold)
+                log.add(replace(turn.fold, text=whole(turn.fold.text)))
         except (RejectedTurn, FoldError) as error:
             cut = " (your reply was cut off: it was too long)" if reply.finish == "length" else ""
             log.add(Rejected(error.code, f"{error}{cut}"))
@@ -116,7 +116,7 @@ class Runtime:
             return
         log.add(Planned(len(log.steps), plan, turn.explanation, move.action))
         if move.answer is not None:
-            log.add(Answered(move.answer))
+            log.add(Answered(whole(move.answer)))
             return
         await self._act(log, plan, run)
 
@@ -150,7 +150,8 @@ class Runtime:
         for called in () if self.reader is None else self.reader.drain():
             log.add(called)
         for result in done.results:
-            log.add(result)
+            text = whole(result.text)
+            log.add(result if text == result.text else replace(result, text=text, value=text))
         if self.reader is not None and self.reader.overrun is not None:
             _overrun(log, self.reader.overrun)
 
@@ -181,6 +182,7 @@ class Runtime:
             sampling=sampling.model_copy(update={"seed": seed if "seed" in self.model.features else None}),
         )
         reply = await self.model.generate(request, timer=self.timer)
+        reply = _whole_reply(reply)
         log.add(Called(request, reply, purpose))
         try:
             if self.meter is not None:
@@ -225,6 +227,27 @@ class Runtime:
         if self.budget.seconds is None or self.timer is None or isinstance(self.clock, SimulatedClock):
             return None
         return self.clock.monotonic() + max(0.0, self.budget.seconds - self._reserve() - self.timer.working_s)
+
+
+def whole(text: str) -> str:
+    """A text that can be sent and stored: halves of characters, which JSON lets through, become question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _whole_reply(reply: Reply) -> Reply:
+    said = reply.message
+    calls = tuple(
+        call.model_copy(update={"name": whole(call.name), "arguments": whole(call.arguments)})
+        for call in said.tool_calls
+    )
+    parts = {
+        "content": whole(said.content),
+        "reasoning": None if said.reasoning is None else whole(said.reasoning),
+        "tool_calls": calls,
+    }
+    if all(getattr(said, name) == part for name, part in parts.items()):
+        return reply
+    return replace(reply, message=said.model_copy(update=parts))
 
 
 def _overrun(log: Log, error: LimitExceeded) -> None:
