@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from fairtrial.agents.forger import Forger
 from fairtrial.core.clock import SystemClock, Timer
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import InfraError, UserError, one_line
+from fairtrial.core.findings import Finding
 from fairtrial.core.ids import file_digest
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.places import cache_folder
@@ -144,6 +145,12 @@ class AgentTrial:
         agent = open_agent(chosen.agent, Path())
         skills = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
         return {"network": "as the task", "skills": skills[chosen.skills], **agent.describe()}
+
+    def findings(
+        self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
+    ) -> Sequence[Finding]:
+        """Nothing beside scores and verdicts."""
+        return ()
 
 
 def _suite(suite: Config) -> SuiteSettings:

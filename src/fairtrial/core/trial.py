@@ -7,7 +7,7 @@ each with a record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.config import Config
+from fairtrial.core.findings import Finding
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.record import BlobRef, Record, TrialKey
 
@@ -133,6 +134,16 @@ class TrialKind(Protocol):
 
     def describe(self, arm: Config) -> Mapping[str, str]:
         """Short facts about an arm for reports (agent, skills, what it may see ...)."""
+        ...
+
+    def findings(
+        self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
+    ) -> Sequence[Finding]:
+        """What the report shows beside scores and verdicts, from the last attempt of each trial.
+
+        `score` is what the study analyses. `records` reads the store when it is called; a kind that adds nothing does
+        not call it.
+        """
         ...
 
 

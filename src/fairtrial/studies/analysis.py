@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.core.findings import Finding
 from fairtrial.core.ids import seed
 from fairtrial.core.record import Outcome
 from fairtrial.core.trial import TaskInfo
@@ -21,7 +22,7 @@ from fairtrial.stats.verdict import Verdict, decide
 from fairtrial.store import ArmSummary, RunDir
 from fairtrial.studies.plan import study_of
 from fairtrial.studies.result import ArmResult, EffectResult, Mix, PassK, StudyResult
-from fairtrial.studies.study import Study
+from fairtrial.studies.study import Study, bind
 
 ScoresByRepeat = dict[str, dict[int, float | None]]
 _FAMILIES = 8
@@ -39,6 +40,7 @@ def analyse(path: Path) -> StudyResult:
             raise UserError(f'no record of {path} has a score "{score}"{did_you_mean(score, known)}')
         manifest, causes, totals = run.manifest, _causes(run), {arm.arm: arm for arm in run.arms()}
         flags, sandboxes = _marks(run)
+        findings = _findings(study, run, path, score)
     clusters = clusters_of(study, tasks)
     arms: list[ArmResult] = []
     for name in _ordered(study):
@@ -68,6 +70,7 @@ def analyse(path: Path) -> StudyResult:
         complete=all(mix.missing == mix.skipped == 0 for mix in mixes.values()),
         arms=tuple(arms),
         effects=effects,
+        findings=findings,
         warnings=tuple(_warnings(study, mixes, flags, arms)),
         mde_before=mde_before(study, len(tasks)),
         sandboxes=dict(sandboxes),
@@ -75,6 +78,13 @@ def analyse(path: Path) -> StudyResult:
         version=manifest["fairtrial"],
         machine={"python": machine["python"], "system": machine["system"], "processor": machine["processor"]},
     )
+
+
+def _findings(study: Study, run: RunDir, path: Path, score: str) -> tuple[Finding, ...]:
+    """What the kind of trial has to show; in the order of the arms."""
+    bound = bind(study, path)
+    arms = {name: bound.arms[name] for name in _ordered(study)}
+    return tuple(bound.kind.findings(arms, score, lambda: run.records(latest=True)))
 
 
 def _spent(summary: ArmSummary | None) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fairtrial.core.config import Config
+from fairtrial.core.findings import Finding
 
 VerdictWord = Literal["better", "worse", "equivalent", "not decided"]
 
@@ -124,6 +125,8 @@ class StudyResult(Config):
     """Every planned trial has its final record."""
     arms: tuple[ArmResult, ...]
     effects: tuple[EffectResult, ...]
+    findings: tuple[Finding, ...] = ()
+    """What the kind of trial shows beside scores and verdicts."""
     warnings: tuple[str, ...] = ()
     mde_before: float | None = None
     """Smallest difference that the plan alone promised to find (assumptions: `studies.analysis.mde_before`)."""

@@ -8,7 +8,7 @@ model: it is the instrument that calibrates the rest.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import InfraError
+from fairtrial.core.findings import Finding
 from fairtrial.core.ids import canonical_json, digest, seed
 from fairtrial.core.limits import Usage
 from fairtrial.core.record import Outcome, Record
@@ -91,6 +92,12 @@ class PlantedTrial:
         """The planted truth."""
         settings = parse(PlantedArm, arm.model_dump(), where="arm")
         return {"planted effect": f"{settings.effect:+g}", "injected errors": f"{settings.errors:g}"}
+
+    def findings(
+        self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
+    ) -> Sequence[Finding]:
+        """Nothing beside scores and verdicts."""
+        return ()
 
 
 def _suite(suite: Config) -> PlantedSuite:

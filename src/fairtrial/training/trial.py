@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import UserError
+from fairtrial.core.findings import Finding
 from fairtrial.core.ids import check_name, digest, seed
 from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record
@@ -99,6 +100,15 @@ class TrainingTrial:
             "training": ", ".join(stages),
             "learning rates tried": ", ".join(f"{lr:g}" for lr in chosen.lr) if chosen.lr else "the suite's",
         }
+
+    def findings(
+        self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
+    ) -> Sequence[Finding]:
+        """The score by arm and condition, and what training cost."""
+        from fairtrial.training.findings import costs, scores
+
+        found = list(records())
+        return [scores(list(arms), found, score), costs({name: _arm(arm) for name, arm in arms.items()}, found)]
 
 
 def model_config(suite: SuiteSettings, arm: ArmSettings, cell: Cell, *, where: str = "model") -> ModelConfig:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fairtrial.core.findings import Curves
 from fairtrial.studies.result import EffectResult, StudyResult
 
 if TYPE_CHECKING:
@@ -94,6 +95,24 @@ def spending(result: StudyResult) -> str:
         axes.set_xlim(left=0, right=1.25 * max([*values, 1e-9]))
         axes.set_xlabel(label, color=MUTED)
         axes.set_ylabel(result.score, color=MUTED)
+    return _svg(figure)
+
+
+_LINES = ("#2f6fb0", "#d9822b", "#1a7f5a", "#c2413b", "#7a56a8", "#a0730f", "#3d8f9c", "#b05c8a", "#6b7685", "#1c2430")
+
+
+def curves(finding: Curves, *, control: str) -> str:
+    """Lines over a common axis; the control's is black."""
+    figure, axes = _figure(8.4, 3.6)
+    colours = iter(_LINES * (1 + len(finding.series) // len(_LINES)))
+    for name, points in finding.series.items():
+        colour = INK if name == control else next(colours)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axes.plot(xs, ys, color=colour, linewidth=1.6, marker="o", markersize=3, label=_label(name))
+    axes.set_xlabel(finding.x, color=MUTED)
+    axes.set_ylabel(finding.y, color=MUTED)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(frameon=False, fontsize=9, labelcolor=MUTED, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _svg(figure)
 
 

@@ -13,6 +13,7 @@ from fairtrial.studies.result import StudyResult
 
 _FOLDER = Path(__file__).parent
 _FILTERS = (
+    wording.cell,
     wording.number,
     wording.signed,
     wording.interval,
@@ -79,6 +80,9 @@ def _charts(result: StudyResult) -> dict[str, str]:
     charts["mix"] = _embedded(figures.outcome_mix(result))
     if any(arm.mean is not None for arm in result.arms):
         charts["spending"] = _embedded(figures.spending(result))
+    for index, finding in enumerate(result.findings):
+        if finding.kind == "curves":
+            charts[f"curves {index}"] = _embedded(figures.curves(finding, control=result.control))
     return charts
 
 

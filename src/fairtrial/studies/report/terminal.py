@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairtrial.studies.report.wording import interval, method, money, number, p_value, promise, seconds, signed
+from fairtrial.core.findings import Table as FindingTable
+from fairtrial.studies.report.wording import cell, interval, method, money, number, p_value, promise, seconds, signed
 from fairtrial.studies.result import StudyResult
 
 _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
@@ -37,6 +38,9 @@ def print_result(result: StudyResult, page: Path | None) -> None:
         console.print(Text(f"Intervals: {'; '.join(methods)}.", style="dim"))
     console.print()
     console.print(_arms(result))
+    for finding in result.findings:
+        if isinstance(finding, FindingTable):
+            _finding(console, finding)
     if result.mde_before is not None:
         console.print(Text(f"\nBefore the run, the plan promised to find {promise(result)}.", style="dim"))
     if result.published:
@@ -89,3 +93,16 @@ def _arms(result: StudyResult) -> Table:
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
+
+
+def _finding(console: Console, finding: FindingTable) -> None:
+    """A table of the kind of trial."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for index, name in enumerate(finding.columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
+    for row in finding.rows:
+        table.add_row(*(cell(value) for value in row))
+    console.print(Text(f"\n{finding.title}", style="bold"))
+    console.print(table)
+    if finding.note:
+        console.print(Text(finding.note, style="dim"))

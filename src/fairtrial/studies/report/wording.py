@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairtrial.core.findings import Cell
 from fairtrial.studies.result import EffectResult, StudyResult
 
 
@@ -61,3 +62,14 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def cell(value: Cell) -> str:
+    """A value of a table: whole numbers with thousands separated, others with three significant digits at least."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 100):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
