@@ -34,6 +34,8 @@ class Filters(Config):
     min_searches: int | None = Field(default=None, ge=0)
     """Runs with fewer calls of `search_tools` are dropped."""
     search_tools: tuple[str, ...] = ("search", "wiki_search", "web_search")
+    query_tools: tuple[str, ...] = ("search", "visit", "read", "wiki_search", "web_search")
+    """Tools whose arguments are queries: hindsight is looked for in these (code names things of its own)."""
     hindsight: Literal["keep", "refuse"] = "keep"
     """Runs with a plan whose level-0 calls name what nobody could know yet; their share is measured either way."""
     parallel_share: float | None = Field(default=None, gt=0, lt=1)
@@ -68,7 +70,9 @@ def read_filters(specs: Sequence[str]) -> Filters:
             table |= PRESETS[name]
         else:
             text = value.strip()
-            listed = [part.strip() for part in text.split(",")] if name == "search_tools" else text
+            listed = (
+                [part.strip() for part in text.split(",")] if name.strip() in ("search_tools", "query_tools") else text
+            )
             table[name.strip()] = None if text == "none" else listed
     return parse(Filters, table, where="filter")
 

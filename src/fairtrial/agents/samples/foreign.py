@@ -12,26 +12,33 @@ from typing import Any
 
 from fairtrial.agents.samples.runs import Act, Call, Exchange, Run, texts_in
 from fairtrial.agents.samples.segmenting import spans_of
-from fairtrial.core.trajectory import ApiAction, CodeAction, Item, MessageAction, TextObservation, Trajectory
+from fairtrial.core.trajectory import (
+    ApiAction,
+    CodeAction,
+    Item,
+    MessageAction,
+    TextObservation,
+    Trajectory,
+    WebObservation,
+)
 from fairtrial.models.model import Message, ToolCall
 
 _ACTIONS = (ApiAction, CodeAction, MessageAction)
+_TEXTS = (TextObservation, WebObservation)
 _CODE = "execute_code"
 """The tool that code is shown as a call of; the language is its argument."""
 
 
 def run_of_trajectory(trajectory: Trajectory, *, scores: Mapping[str, float] | None = None) -> Run:
-    """The run of a trajectory; images and web pages make it unusable, which `problem` says."""
+    """The run of a trajectory; images make it unusable, which `problem` says."""
     groups = _groups(trajectory.content)
     graded = dict(scores or {})
     if trajectory.reward is not None:
         graded.setdefault("reward", trajectory.reward)
-    strange = next(
-        (item for group in groups for item in group if not isinstance(item, (*_ACTIONS, TextObservation))), None
-    )
-    if strange is not None:
-        return Run(trajectory.id, (), "", (), scores=graded, problem=f"{strange.class_}: samples hold text only")
-    observed = [item for item in trajectory.content if isinstance(item, TextObservation) and _is_result(item)]
+    unread = next((item for group in groups for item in group if _text(item) is None), None)
+    if unread is not None:
+        return Run(trajectory.id, (), "", (), scores=graded, problem=f"{unread.class_}: samples hold text only")
+    observed = [item for item in trajectory.content if isinstance(item, _TEXTS) and _is_result(item)]
     return Run(
         trajectory.id,
         tuple(_exchanges(trajectory, groups)),
@@ -55,8 +62,17 @@ def _groups(items: Sequence[Item]) -> list[list[Item]]:
     return groups
 
 
-def _is_result(item: TextObservation) -> bool:
-    return item.call_id is not None or item.source == "environment"
+def _is_result(item: TextObservation | WebObservation) -> bool:
+    return item.call_id is not None or isinstance(item, WebObservation) or item.source == "environment"
+
+
+def _text(item: Item) -> str | None:
+    """What is to be read of an observation (of a page its accessibility tree, else its HTML); of an action ""."""
+    if isinstance(item, WebObservation):
+        return item.axtree or item.html
+    if isinstance(item, TextObservation):
+        return item.content
+    return "" if isinstance(item, _ACTIONS) else None
 
 
 def _known(items: Sequence[Item]) -> str:
@@ -65,8 +81,7 @@ def _known(items: Sequence[Item]) -> str:
     for item in items:
         if isinstance(item, _ACTIONS):
             break
-        if isinstance(item, TextObservation):
-            told.append(item.content)
+        told.append(_text(item) or "")
     return "\n".join(told)
 
 
@@ -77,7 +92,7 @@ def _exchanges(trajectory: Trajectory, groups: Sequence[Sequence[Item]]) -> list
     open_calls: set[str] = set()
     for group in groups:
         if not isinstance(group[0], _ACTIONS):
-            messages += [_heard(item, open_calls) for item in group if isinstance(item, TextObservation)]
+            messages += [_heard(item, open_calls) for item in group if isinstance(item, _TEXTS)]
             continue
         said = _said(group, len(found))
         open_calls |= {call.id for call in said.tool_calls}
@@ -144,11 +159,13 @@ def _said(group: Sequence[Item], number: int) -> Message:
     return Message(role="assistant", content="\n".join(texts), reasoning=reasoning, tool_calls=tuple(calls))
 
 
-def _heard(item: TextObservation, open_calls: set[str]) -> Message:
+def _heard(item: TextObservation | WebObservation, open_calls: set[str]) -> Message:
+    text = _text(item) or ""
     if item.call_id is not None and item.call_id in open_calls:
-        return Message(role="tool", content=item.content, tool_call_id=item.call_id, name=item.name)
-    role = "system" if item.source == "system" else "assistant" if item.source == "agent" else "user"
-    return Message(role=role, content=item.content)
+        name = item.name if isinstance(item, TextObservation) else None
+        return Message(role="tool", content=text, tool_call_id=item.call_id, name=name)
+    source = item.source if isinstance(item, TextObservation) else "environment"
+    return Message(role="system" if source == "system" else "assistant" if source == "agent" else "user", content=text)
 
 
 def _acts(groups: Sequence[Sequence[Item]]) -> list[Act]:
@@ -159,7 +176,7 @@ def _acts(groups: Sequence[Sequence[Item]]) -> list[Act]:
             if calls:
                 acts.append(Act(calls, ()))
         elif acts:
-            texts = tuple(item.content for item in group if isinstance(item, TextObservation))
+            texts = tuple(_text(item) or "" for item in group)
             acts[-1] = Act(acts[-1].calls, acts[-1].results + texts)
     return acts
 

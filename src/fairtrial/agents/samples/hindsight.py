@@ -9,7 +9,7 @@ heart is refused as well; which of the two it was cannot be told from the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from fairtrial.agents.samples.runs import Run
 
@@ -22,12 +22,14 @@ _OPENERS = frozenset(
 )
 
 
-def strangers(run: Run) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """For each plan of a run: its number, and the words in its level-0 calls that were not known before it."""
+def strangers(run: Run, tools: Container[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """For each plan with calls of these tools: its number, and the words in its level-0 queries not known before it."""
     known = set(_words(run.known))
     for number, act in enumerate(run.acts):
-        found = {word: None for call in act.calls if call.free for text in call.texts for word in names(text)}
-        yield number, tuple(word for word in found if not _known(word, known))
+        asked = [call for call in act.calls if call.free and call.tool in tools]
+        found = {word: None for call in asked for text in call.texts for word in names(text)}
+        if asked:
+            yield number, tuple(word for word in found if not _known(word, known))
         for text in act.results:
             known.update(_words(text))
 

@@ -67,7 +67,7 @@ class Summary:
     parallel_runs: int = 0
     """Of the kept ones: with a plan whose calls could run at the same time."""
     plans: int = 0
-    """Of all runs, dropped or not."""
+    """With queries, of all runs, dropped or not."""
     hindsight: int = 0
     """Plans of all runs whose level-0 calls name what nobody could know yet."""
     hindsight_examples: list[str] = field(default_factory=list[str])
@@ -145,7 +145,7 @@ def _samples(run: Run, options: Options, summary: Summary) -> list[Sample]:
     """The samples of a run; none where it is dropped, which is counted."""
     filters = options.filters
     summary.runs += 1
-    strange = list(strangers(run))
+    strange = list(strangers(run, filters.query_tools))
     summary.plans += len(strange)
     for number, words in strange:
         if words:
