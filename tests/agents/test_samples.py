@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fairtrial import Study
 from fairtrial.agents.accounting import Estimate
 from fairtrial.agents.context.opening import open_policy
-from fairtrial.agents.log import Called, Folded, Rejected
+from fairtrial.agents.log import Called, Folded, Log, Rejected
 from fairtrial.agents.oracle_player import OracleModel, OracleSettings
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.recording import dump_log, load_log, trajectory_of
@@ -328,6 +328,45 @@ def test_trap_15_the_ids_of_a_row_are_those_of_the_rollout_and_spell_its_text(po
     assert len(now) == linear.get(name, len(log.steps)), "a thought that later prompts drop makes each step a sample"
 
 
+SCRIPT = """
+[[replies]]
+text = 'Café first. <tool_call>{"name": "search", "arguments": {"query": "café"}}</tool_call>'
+[[replies]]
+text = "So: <answer>none</answer>"
+"""
+
+
+def test_trap_15_ids_come_through_the_store_as_they_were_sampled(tmp_path, capsys):
+    (tmp_path / "said.toml").write_text(SCRIPT)
+    arms = {"a": {"model": "scripted:said.toml", "control": True}, "b": {"model": "oracle"}}
+    suite = {"world": {"id": "wiki", "n": 2, "families": ["chain"], "pages": 40}}
+    study = Study(title="t", kind="episode", suite=suite, arms=arms)
+    study.run(tmp_path / "run", base=tmp_path)
+    out = str(tmp_path / "s.jsonl")
+    verb(tmp_path / "run", ["RUN", "-o", out, "--arm", "a", "--weight", "explain=0", "--tokenizer", "bytes", "--json"])
+    assert json.loads(capsys.readouterr().out)["with_ids"] == 2
+    with RunDir.open(tmp_path / "run") as opened:
+        records = {f"a/{r.key.task}#0": r.trajectory for r in opened.records(latest=True, arm="a")}
+    for sample in read_samples(Path(out)):
+        trajectory = records[sample.run]
+        rollout = [trajectory.prompt_ids(n) + call.completion_ids for n, call in enumerate(trajectory.model_calls)]
+        assert ids_hash(sample.ids) == ids_hash(rollout[-1]) and sample.ids[: len(rollout[0])] == rollout[0]
+        told = [(s.kind, s.weight, byte_chat.decode(sample.ids[slice(*s.tokens)])) for s in sample.segments]
+        assert [each[:2] for each in told] == [("explain", 0.0), ("act", 1.0), ("explain", 0.0), ("answer", 1.0)]
+        assert told[0][2] == "Café first. " and "café" in told[1][2] and told[3][2] == "<answer>none</answer>"
+
+
+def test_a_reply_that_was_cut_off_is_not_learned():
+    log, _ = played("fold")
+    shown = Log(log.asked)
+    for event in log.events[1:]:
+        first = isinstance(event, Called) and not list(shown.calls())
+        shown.add(replace(event, reply=replace(event.reply, finish="length")) if first else event)
+    dropped = Counter()
+    rows = list(samples_of(run_of_log(shown, "r"), Weights(), dropped))
+    assert dropped == {"cut off": 1} and [row.turns[0].call for row in rows] == [*range(1, len(log.steps))]
+
+
 def test_trap_15_ids_that_do_not_spell_the_text_or_were_changed_are_refused():
     log, _ = played("append", "native")
     sample = next(samples_of(run_of_log(log, "r"), Weights(), Counter()))
@@ -354,10 +393,8 @@ def test_without_bytes_ids_are_masked_by_turns_and_kinds_of_different_weight_are
         odd.token_weights()
 
 
-WORDS = st.sampled_from(
-    "<think>|</think>|<folding>|</folding>|<motivation>|</motivation>|<answer>|</answer>|"
-    "<tool_call>{}</tool_call>| |\n|é|word|<|>".split("|")
-)
+TAGS = [f"<{end}{tag}>" for tag in ("think", "folding", "motivation", "answer") for end in ("", "/")]
+WORDS = st.sampled_from([*TAGS, "<tool_call>{}</tool_call>", " ", "\n", "é", "word", "<", ">"])
 
 
 @given(st.lists(WORDS, max_size=12), st.none() | st.text(max_size=4), st.integers(0, 2), st.randoms())
