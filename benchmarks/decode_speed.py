@@ -101,15 +101,16 @@ def ours_once(engine: Engine, prompts: list[list[int]], tokens: int) -> list[lis
 
 
 def theirs_once(model: torch.nn.Module, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+    ids = torch.tensor(prompts)
+    everything = torch.ones_like(ids)  # without it, generate takes every 0 of a prompt for padding
     with torch.inference_mode():
-        out = model.generate(
-            torch.tensor(prompts), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
-        )
+        out = model.generate(ids, attention_mask=everything, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
     return out[:, PROMPT:].tolist()
 
 
 def compare(ours: Model, theirs: torch.nn.Module, batch: int, tokens: int, budget: float) -> Side:
     g = torch.Generator().manual_seed(batch)
+    theirs.generation_config.eos_token_id = None  # no token ends a reply, on either side
     tokenizer = Tokenizer.train(["one text is enough here"], vocab_size=300)
     # No prefixes are kept: every repetition reads its prompts.
     engine = Engine(ours, tokenizer, slots=batch, prefix_bytes=0)
