@@ -8,7 +8,7 @@ these to another value must say so in `differs`, or the study is refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fairtrial.agents.accounting import Estimate, Fact, account, visited
 from fairtrial.agents.context.opening import open_policy
+from fairtrial.agents.episode_findings import findings
 from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
 from fairtrial.agents.oracle_player import OracleModel, OracleSettings
@@ -31,6 +32,7 @@ from fairtrial.core import registry
 from fairtrial.core.clock import Clock
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.core.findings import Finding
 from fairtrial.core.ids import canonical_json, seed
 from fairtrial.core.record import Outcome, Record
 from fairtrial.core.redact import Redactor
@@ -201,6 +203,12 @@ class EpisodeTrial:
         facts = {name: _shown(getattr(mine, name)) for name in ("model", "policy", "planner", "execution")}
         return facts | {f"differs: {name}": _shown(getattr(mine, name)) for name in mine.differs}
 
+    def findings(
+        self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
+    ) -> Sequence[Finding]:
+        """What the arms took and kept, and how their contexts grew."""
+        return findings(list(arms), score, records())
+
     def _episodes(self, suite: EpisodeSuite, base: Path) -> tuple[World, dict[str, Episode]]:
         key = canonical_json([suite.model_dump(mode="json"), str(base)])
         if key not in self._opened:
@@ -324,7 +332,11 @@ class EpisodeWorker:
         trajectory = trajectory_of(log, str(job.key))
         details = {
             "answer": log.answer,
-            "world": {"family": episode.info.family, "steps": episode.steps, "critical_path": episode.critical_path},
+            "world": {
+                **{name: value for name, value in episode.facts.items() if isinstance(value, str | int | float)},
+                "steps": episode.steps,
+                "critical_path": episode.critical_path,
+            },
             **account(
                 log,
                 Estimate(self.suite.characters_per_token),

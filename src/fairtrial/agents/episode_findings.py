@@ -1,0 +1,145 @@
+"""What a study of episodes shows beside its verdicts: what each arm took, what it kept, and how its context grew.
+
+Means over an arm's trials that ran (scored and failed alike), each trial by its last attempt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairtrial.core.findings import Cell, Curves, Finding, Table
+from fairtrial.core.record import Record
+
+_AGES = ((1, 1), (2, 4), (5, 9), (10, 19), (20, 39), (40, 10**9))
+"""Ages of facts in steps that make one column."""
+_STEPS = 6
+"""More numbers of gold steps than this are put together in so many columns."""
+
+
+@dataclass(slots=True)
+class _Arm:
+    """What is kept of an arm's records: small, however many there are."""
+
+    details: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    """(steps of the gold plan, score)."""
+
+
+def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list[Finding]:
+    """Tables and curves over the arms, in their order; what no arm has anything for is left out."""
+    found: dict[str, _Arm] = {name: _Arm() for name in arms}
+    for record in records:
+        if record.key.arm in found and "turns" in record.details:
+            arm = found[record.key.arm]
+            arm.details.append(dict(record.details))
+            if score in record.scores:
+                arm.scores.append((int(record.details["world"]["steps"]), record.scores[score]))
+    found = {name: arm for name, arm in found.items() if arm.details}
+    made = [
+        _took(found),
+        _by_steps(found, score),
+        _survival(found),
+        _by_turn(found, "context", "Tokens of the prompt, by turn", "tokens of the prompt"),
+        _by_turn(found, "blocks", "Blocks and steps that the context holds, by turn", "blocks and untold steps"),
+    ]
+    return [finding for finding in made if finding is not None]
+
+
+_TAKEN: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "turns": lambda of: of["turns"],
+    "read at once": lambda of: of["valid_turns"],
+    "prompt tokens": lambda of: of["tokens"]["prompt"],
+    "uncached": lambda of: of["tokens"]["uncached"],
+    "output": lambda of: of["tokens"]["output"],
+    "last prompt": lambda of: of["final_context"],
+    "tool calls": lambda of: of["tools"]["calls"],
+    "wasted": lambda of: of["tools"]["wasted"],
+    "makespan s": lambda of: of["time"]["makespan_s"],
+    "/ critical": lambda of: of["time"]["ratio"],
+}
+
+
+def _took(found: Mapping[str, _Arm]) -> Table | None:
+    if not found:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for name, arm in found.items():
+        rows.append((name, *(_mean([value(each) for each in arm.details]) for value in _TAKEN.values())))
+    whole = [each["world"] for arm in found.values() for each in arm.details if each["world"]["critical_path"]]
+    ratio = _mean([each["steps"] / each["critical_path"] for each in whole])
+    parallel = (
+        ""
+        if ratio is None
+        else f" The world's own steps over its critical path: {ratio:.2f}; at 1 no planner can gain."
+    )
+    counted = sorted({each["tokens"]["counted_by"] for arm in found.values() for each in arm.details})
+    note = (
+        "Uncached: what a perfect prefix cache would not have held; a shorter context need not lower it. "
+        f"/ critical: makespan over critical path. Tokens counted by: {', '.join(counted)}.{parallel}"
+    )
+    return Table(title="What a trial took, on average", columns=("arm", *_TAKEN), rows=tuple(rows), note=note)
+
+
+def _by_steps(found: Mapping[str, _Arm], score: str) -> Table | None:
+    steps = sorted({steps for arm in found.values() for steps, _ in arm.scores})
+    if len(steps) < 2 or steps[-1] == 0:
+        return None
+    size = -(-len(steps) // _STEPS)
+    groups = [steps[start : start + size] for start in range(0, len(steps), size)]
+    rows: list[tuple[Cell, ...]] = []
+    for name, arm in found.items():
+        rows.append((name, *(_mean([value for at, value in arm.scores if at in group]) for group in groups)))
+    columns = tuple(f"{group[0]}" if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
+    return Table(title=f"{score} by steps of the gold plan", columns=("arm", *columns), rows=tuple(rows))
+
+
+def _survival(found: Mapping[str, _Arm]) -> Table | None:
+    present: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for name, arm in found.items():
+        for each in arm.details:
+            for age, here, needed in each["survival"]:
+                column = next(i for i, (_, last) in enumerate(_AGES) if age <= last)
+                present[name, column][0] += here
+                present[name, column][1] += needed
+    used = [column for column in range(len(_AGES)) if any((name, column) in present for name in found)]
+    if not used:
+        return None
+
+    def share(name: str, column: int) -> float | None:
+        here, needed = present.get((name, column), (0, 0))
+        return here / needed if needed else None
+
+    labels = [f"{a}" if a == b else f"{a} on" if b > 1000 else f"{a} to {b}" for a, b in _AGES]
+    return Table(
+        title="Facts that are still needed and still in the context, by age in steps",
+        columns=("arm", *(labels[column] for column in used)),
+        rows=tuple((name, *(share(name, column) for column in used)) for name in found),
+        note="Share of (fact, turn) pairs in which the fact's text is in the prompt.",
+    )
+
+
+def _by_turn(found: Mapping[str, _Arm], key: str, title: str, y: str) -> Curves | None:
+    series: dict[str, tuple[tuple[float, float], ...]] = {}
+    for name, arm in found.items():
+        runs = [each[key] for each in arm.details if each[key]]
+        lasting = len(runs) / 2
+        points: list[tuple[float, float]] = []
+        for turn in range(max(map(len, runs), default=0)):
+            alive = [run[turn] for run in runs if len(run) > turn]
+            if len(alive) < lasting:
+                break
+            points.append((turn + 1, sum(alive) / len(alive)))
+        if len(points) > 1:
+            series[name] = tuple(points)
+    if not series:
+        return None
+    note = "Mean over the runs that are still going, as long as at least half of the arm's runs are."
+    return Curves(title=title, x="turn", y=y, series=series, note=note)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
