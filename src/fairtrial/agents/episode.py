@@ -23,10 +23,14 @@ from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
 from fairtrial.agents.oracle_player import OracleModel, OracleSettings
 from fairtrial.agents.planners.opening import open_planner
-from fairtrial.agents.reader import Reader
+from fairtrial.agents.reader import Reader, derived_seed
 from fairtrial.agents.recording import dump_log, trajectory_of
 from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
+from fairtrial.agents.skills.disclosure import Kit
+from fairtrial.agents.skills.episodes import Teacher, check_skills, evidence, leaked
+from fairtrial.agents.skills.settings import WRITTEN, skill_settings
+from fairtrial.agents.skills.writing import Creator
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core import registry
 from fairtrial.core.clock import Clock
@@ -93,6 +97,8 @@ class EpisodeArm(Config):
     planner: str | dict[str, Any] = "react"
     execution: Mode = "ready"
     """ready: a call starts when what it needs has ended; levels: a barrier after each level; sequential: one by one."""
+    skills: str | dict[str, Any] = "none"
+    """Which skill texts are shown: none, curated, forced ... or a table with `id` and settings (`SkillSettings`)."""
     differs: tuple[str, ...] = ()
     """Which of the settings below this arm has otherwise than the suite."""
     turns: int | None = Field(default=None, ge=1)
@@ -166,7 +172,12 @@ class EpisodeTrial:
         for name, arm in mine.items():
             settings = effective(common, arm)
             _open_parts(arm, settings, f'arm "{name}"')
-            for what, spec in (("model", arm.model), ("reader", settings.reader)):
+            skills = check_skills(arm.skills, self._episodes(common, base)[0], list(episodes.values()),
+                                  f'arm "{name}": skills')  # fmt: skip
+            creator = skills.creator or (arm.model if skills.id in WRITTEN else None)
+            if creator is not None and _oracle(creator, f'arm "{name}"') is not None:
+                raise UserError(f'arm "{name}": skills: the oracle writes no skills; name a creator that can')
+            for what, spec in (("model", arm.model), ("reader", settings.reader), ("skills: creator", skills.creator)):
                 where = f'arm "{name}": {what}'
                 if spec is None:
                     continue
@@ -186,6 +197,8 @@ class EpisodeTrial:
                 refusals.append(Refusal(task.id, f"its own answer is graded {right[0] if right else 'not at all'}"))
             elif world.grade(episode, None, ())["em"] != 0.0:
                 refusals.append(Refusal(task.id, "no answer at all is graded as right"))
+            elif (reason := leaked(episode)) is not None:
+                refusals.append(Refusal(task.id, reason))
         return refusals
 
     def work(self, suite: Config, arms: Mapping[str, Config], base: Path) -> Work:
@@ -201,6 +214,8 @@ class EpisodeTrial:
         """What the arm is made of, and where it differs from the others."""
         mine = _arm(arm)
         facts = {name: _shown(getattr(mine, name)) for name in ("model", "policy", "planner", "execution")}
+        if mine.skills != "none":
+            facts["skills"] = _shown(mine.skills)
         return facts | {f"differs: {name}": _shown(getattr(mine, name)) for name in mine.differs}
 
     def findings(
@@ -269,13 +284,15 @@ class EpisodeWorker:
     episodes: Mapping[str, Episode]
     models: Mapping[bytes, Model]
     """By what names them; arms that name the same model share it."""
+    teacher: Teacher
     redactor: Redactor = field(default_factory=Redactor)
 
     async def run(self, job: Job, context: TrialContext) -> Record:
         """Play one episode and grade it. Raises InfraError where a model's provider failed."""
         episode = self.episodes[job.key.task]
-        runtime = self._runtime(job, context, episode)
-        log = runtime.begin(episode.question, seed=job.seed)
+        kit = await self._kit(job, context, episode)
+        runtime = self._runtime(job, context, episode, kit)
+        log = runtime.begin(episode.question, seed=job.seed, told=kit.told)
         try:
             await runtime.play(log, run=f"{job.key.task}#{job.key.repeat}")
         except asyncio.CancelledError:
@@ -283,9 +300,27 @@ class EpisodeWorker:
             if job.limits.seconds is None or context.timer.working_s < job.limits.seconds - 1e-6:
                 raise
             log.add(Limited("seconds", last=False))
-        return self._record(job, context, episode, log)
+        return self._record(job, context, episode, log, kit)
 
-    def _runtime(self, job: Job, context: TrialContext, episode: Episode) -> Runtime:
+    async def _kit(self, job: Job, context: TrialContext, episode: Episode) -> Kit:
+        """The skills that the arm shows. Raises LimitExceeded and InfraError where a model writes them."""
+        arm = self.arms[job.key.arm]
+        skills = skill_settings(arm.skills, f'arm "{job.key.arm}": skills')
+        creator = None
+        if skills.id in WRITTEN:
+            model, sampling = self._model(skills.creator or arm.model, episode), effective(self.suite, arm).sampling
+            creator = Creator(model, skills, job.seed, sampling, context.meter, context.timer)
+
+        async def play(other: Episode, kit: Kit, name: str) -> str | None:
+            runtime = self._runtime(job, context, other, kit)
+            log = runtime.begin(other.question, seed=derived_seed(job.seed, name), told=kit.told)
+            return (await runtime.play(log, run=f"{job.key.task}#{job.key.repeat} {name}")).answer
+
+        tools = [tool.schema for tool in self._runtime(job, context, episode, Kit(skills)).tools] if creator else []
+        drawn = seed(job.block_seed, job.key.task, job.key.repeat, "environment")
+        return await self.teacher.kit(arm.skills, episode, drawn, creator, play, tools)
+
+    def _runtime(self, job: Job, context: TrialContext, episode: Episode, kit: Kit) -> Runtime:
         arm = self.arms[job.key.arm]
         settings = effective(self.suite, arm)
         policy, planner = _open_parts(arm, settings, f'arm "{job.key.arm}"')
@@ -309,7 +344,7 @@ class EpisodeWorker:
             self._model(arm.model, episode, planner, policy),
             policy,
             planner,
-            tools,
+            [*tools, *kit.tools],
             clock,
             budget=Budget(settings.turns, settings.tool_calls, settings.repairs, job.limits.seconds),
             mode=arm.execution,
@@ -326,7 +361,7 @@ class EpisodeWorker:
             return self.models[_key(spec)]
         return OracleModel([episode], settings, planner=planner, policy=policy)
 
-    def _record(self, job: Job, context: TrialContext, episode: Episode, log: Log) -> Record:
+    def _record(self, job: Job, context: TrialContext, episode: Episode, log: Log, kit: Kit) -> Record:
         cause, message = _ending(log, context)
         scores = self.world.grade(episode, log.answer, visited(log))
         trajectory = trajectory_of(log, str(job.key))
@@ -344,6 +379,10 @@ class EpisodeWorker:
                 pages=[step.page for step in episode.plan if step.page is not None],
             ),
         }
+        artifacts = {"log.jsonl": context.blobs.put(self.redactor.content(dump_log(log)))}
+        shown = evidence(kit, episode, log, context.blobs, self.redactor) if episode.skills else None
+        if shown is not None:
+            details["skills"] = shown.details
         return Record(
             key=job.key,
             seed=job.seed,
@@ -351,9 +390,11 @@ class EpisodeWorker:
             scores=scores,
             cause=cause,
             message=message,
+            flags=shown.flags if shown else (),
+            visible=shown.visible if shown else None,
             usage=context.meter.usage,
             trajectory=Trajectory.model_validate(self.redactor.value(trajectory.model_dump(mode="json"))),
-            artifacts={"log.jsonl": context.blobs.put(self.redactor.content(dump_log(log)))},
+            artifacts=artifacts | (shown.artifacts if shown else {}),
             details=self.redactor.value(details),
         )
 
@@ -409,11 +450,12 @@ def open_worker(settings: Mapping[str, Any]) -> EpisodeWorker:
     models: dict[bytes, Model] = {}
     for name, arm in arms.items():
         own = effective(suite, arm)
-        for what, spec in (("model", arm.model), ("reader", own.reader)):
+        creator = skill_settings(arm.skills, f'arm "{name}": skills').creator
+        for what, spec in (("model", arm.model), ("reader", own.reader), ("skills: creator", creator)):
             if spec is not None and _key(spec) not in models and _oracle(spec, "model") is None:
                 models[_key(spec)] = open_model(spec, base, where=f'arm "{name}": {what}')
         native = open_planner(arm.planner, where=f'arm "{name}": planner').native
         model = models.get(_key(arm.model))
         if native and model is not None and "tools" not in model.features:
             raise UserError(f'arm "{name}": planner = "native" needs a model that calls tools, which this one does not')
-    return EpisodeWorker(suite, arms, world, _chosen(suite, world), models)
+    return EpisodeWorker(suite, arms, world, _chosen(suite, world), models, Teacher(world))

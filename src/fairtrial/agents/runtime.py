@@ -73,11 +73,11 @@ class Runtime:
     timer: Timer | None = None
     journal: Journal | None = None
 
-    def begin(self, question: str, *, seed: int = 0) -> Log:
-        """The log of a new run."""
+    def begin(self, question: str, *, seed: int = 0, told: str = "") -> Log:
+        """The log of a new run; `told` stands at the end of the system message (skills)."""
         offered = [*self.tools, self.reader.tool] if self.reader is not None else self.tools
         schemas = tuple(tool.schema for tool in offered)
-        rules = "\n\n".join(part for part in (self.planner.rules(schemas), self.policy.rules) if part)
+        rules = "\n\n".join(part for part in (self.planner.rules(schemas), self.policy.rules, told) if part)
         return Log(Asked(question, schemas, rules, self.planner.native, seed))
 
     async def play(self, log: Log, *, run: str = "") -> Log:
