@@ -12,25 +12,24 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from fairtrial.agents.accounting import Estimate, text_of
 from fairtrial.agents.context import rendering
 from fairtrial.agents.context.folding import Folding, blocks_in, range_in
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.policy import ContextPolicy
+from fairtrial.agents.dialects import Voice, Voices, offered
 from fairtrial.agents.gold import Beliefs, Gold
 from fairtrial.agents.log import Block, Folded
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan, Ref
 from fairtrial.agents.planners.planner import Move, Planner
 from fairtrial.agents.reader import NAME as READ
-from fairtrial.core import registry
 from fairtrial.core.clock import Timer
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
@@ -90,16 +89,6 @@ class OraclePlayer:
         return OracleModel(open_world(settings.world, base).episodes(), settings)
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """The dialects of a run, and what may be called in it."""
-
-    planner: Planner
-    policy: ContextPolicy
-    tools: Mapping[str, Mapping[str, Any]]
-    """name -> JSON schema of the arguments."""
-
-
 class OracleModel:
     """A model that knows the episodes. `planner` and `policy` go before what the settings name."""
 
@@ -127,9 +116,9 @@ class OracleModel:
             for step in episode.plan:
                 self._steps.setdefault(gold.asked(step), []).append((gold, step))
         given = self.settings
-        self._planner = planner or (None if given.planner is None else open_planner(given.planner))
-        self._policy = policy or (None if given.policy is None else open_policy(given.policy, self._count))
-        self._voices: dict[str, Voice] = {}
+        planner = planner or (None if given.planner is None else open_planner(given.planner))
+        policy = policy or (None if given.policy is None else open_policy(given.policy, self._count))
+        self._voices = Voices(self._count, planner, policy)
 
     async def generate(
         self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
@@ -169,9 +158,9 @@ class OracleModel:
         body = body.replace(gold.episode.question, "", 1)
         beliefs = Beliefs(gold, body)
         system = "".join(message.content for message in messages if message.role == "system")
-        if not system or not (tools := _offered(system, request.tools)):
+        if not system or not (tools := offered(system, request.tools)):
             return self._notes(gold, beliefs, rng), ()
-        voice = self._voice(system, tools)
+        voice = self._voices.of(system, tools)
         last = rendering.LAST_TURN in messages[-1].content
         if last or not beliefs.open():
             answer = "".join(
@@ -306,16 +295,6 @@ class OracleModel:
             return text, (*calls[:-1], calls[-1].model_copy(update={"arguments": calls[-1].arguments[:-1]}))
         return text[: max(1, text.rfind("<"))] if text.rfind("<") > 0 else text[: len(text) // 2], calls
 
-    def _voice(self, system: str, tools: Sequence[dict[str, Any]]) -> Voice:
-        """The dialects that the system message asks for. Raises UserError where none fits."""
-        key = digest(canonical_json([system, list(tools)]))
-        if key not in self._voices:
-            schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-            planner = self._planner or _named(_planners(), lambda each: each.rules(tools), system)
-            policy = self._policy or _named(_policies(self._count), lambda each: each.rules, system)
-            self._voices[key] = Voice(planner, policy, schemas)
-        return self._voices[key]
-
 
 def _write(policy: ContextPolicy, fold: Folded | None, why: str, thinking: str) -> str:
     writer: Any = policy
@@ -334,51 +313,3 @@ def _next_part(title: str, body: str) -> int | None:
     """The part of a page to read next, after those that the prompt shows; None: it shows none."""
     seen = [(int(part), int(of)) for part, of in re.findall(rf"\({re.escape(title)}, part (\d+) of (\d+)\)", body)]
     return seen[-1][0] % seen[-1][1] + 1 if seen else None
-
-
-def _offered(system: str, given: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The tools: those of the request, or the lines of JSON in the system message."""
-    if given:
-        return given
-    found: list[dict[str, Any]] = []
-    for line in system.splitlines():
-        if not line.startswith('{"name": '):
-            continue
-        try:
-            found.append({"type": "function", "function": json.loads(line)})
-        except ValueError:
-            continue
-    return found
-
-
-def _named(candidates: Iterator[Any], rules: Callable[[Any], str], system: str) -> Any:
-    """The candidate whose rules the system message holds, of several the one with the longest."""
-    fitting = [each for each in candidates if rules(each).strip() in system]
-    if not fitting:
-        raise UserError(
-            "oracle-player: the planner's rules are not known to it; name planner and policy in its settings"
-        )
-    return max(fitting, key=lambda each: len(rules(each)))
-
-
-def _planners() -> Iterator[Planner]:
-    for name in registry.names("planners"):
-        kind = registry.load("planners", name)
-        yield from (kind(settings) for settings in _variants(kind.settings_type))
-
-
-def _policies(count: Estimate) -> Iterator[ContextPolicy]:
-    for name in registry.names("policies"):
-        kind = registry.load("policies", name)
-        yield from (kind(settings, count) for settings in _variants(kind.settings_type))
-
-
-def _variants(kind: type[Config]) -> Iterator[Config]:
-    """The settings' defaults, and with each other choice of a dialect."""
-    try:
-        yield kind()
-    except ValidationError:
-        return
-    for name, field in kind.model_fields.items():
-        if get_origin(field.annotation) is Literal:
-            yield from (kind(**{name: choice}) for choice in get_args(field.annotation) if choice != field.default)
