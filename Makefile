@@ -12,7 +12,7 @@ WANTS_TORCH := $(findstring local,$(EXTRAS))$(findstring hf,$(EXTRAS))$(findstri
 .PHONY: setup demo test check docs clean
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py src/fairtrial/nn/ops/kda.c
+$(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard src/fairtrial/nn/ops/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(if $(WANTS_TORCH),$(TORCH_INDEX)) -e ".[$(EXTRAS)]"
 	@command -v bwrap >/dev/null 2>&1 || echo "note: bubblewrap is not installed; see 'fairtrial doctor' for which sandbox is used instead"

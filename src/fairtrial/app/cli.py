@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairtrial.app import gatewaying, serving
+from fairtrial.app import gatewaying, sampling, serving
 from fairtrial.core.errors import FairtrialError, UserError, one_line
 
 app = typer.Typer(
@@ -212,7 +212,11 @@ def calibrate(
 @app.command()
 def train(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="A training configuration (TOML); with --text: text files and folders.")
+        list[Path] | None,
+        typer.Argument(
+            help="A training configuration (TOML); with --text: text files and folders; or sft and then runs, "
+            "files of trajectories or one configuration (TOML): supervised training on what the agents said."
+        ),
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Train a tiny model on these text files (or JSONL).")] = False,
     out: Annotated[
@@ -227,10 +231,22 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Branch: start from another run's checkpoint.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With sft: who is to learn, native:FOLDER or hf:FOLDER.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a small language model; the same command again continues where it stopped."""
+    """Train a language model on text, or with sft on runs; the same command again continues where it stopped."""
+    if paths and str(paths[0]) == "sft":
+        from fairtrial.app import sft_training
+
+        if text or start is not None:
+            raise UserError("train sft: --text and --from belong to training on text; leave them out")
+        asked = sft_training.Request(tuple(paths[1:]), model, out, tuple(set_ or ()), quiet, as_json)
+        raise typer.Exit(sft_training.train(asked))
+    if model is not None:
+        raise UserError("--model: write fairtrial train sft RUN_OR_FILE --model ...")
     from fairtrial.app import training
 
     wanted = training.Request(tuple(paths or ()), text, out, tuple(set_ or ()), resume, start, quiet, as_json)
@@ -290,6 +306,7 @@ def export(
 
 serving.register(app)
 gatewaying.register(app)
+sampling.register(app)
 
 
 def main(args: list[str] | None = None) -> None:
