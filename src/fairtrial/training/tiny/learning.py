@@ -1,0 +1,111 @@
+"""Training on lessons: packed rows with a weight for each target, AdamW or Muon, warm-up, stable, decay.
+
+Legend: T tokens of a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fairtrial.core.errors import UserError
+from fairtrial.nn.model import Model
+from fairtrial.nn.optim import clip, optimisers, set_rate
+from fairtrial.nn.schedule import OptimConfig, Schedule, factor
+from fairtrial.training.tiny.lessons import Lesson, Renamer
+
+
+def rows(
+    lessons: Sequence[Lesson], renamer: Renamer | None, batch_tokens: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Endless rows of about `batch_tokens`: inputs [1, T], targets [T], weights [T], borders.
+
+    The order of each epoch and the names that lessons get in it follow from the seed.
+    """
+    if not lessons:
+        raise UserError("there is no lesson to learn from; play at least one episode")
+    epoch = 0
+    ids: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    have = 0
+    while True:
+        rng = random.Random(f"{seed} {epoch}")  # noqa: S311 - a repeatable order, no secret
+        order = list(range(len(lessons)))
+        rng.shuffle(order)
+        for at in order:
+            lesson = lessons[at]
+            ids.append(lesson.ids if renamer is None else renamer.renamed(lesson.ids, rng))
+            weights.append(lesson.weights)
+            have += len(lesson.ids) - 1
+            if have >= batch_tokens:
+                yield _packed(ids, weights)
+                ids, weights, have = [], [], 0
+        epoch += 1
+
+
+def _packed(ids: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = np.concatenate([one[:-1] for one in ids]).astype(np.int64)
+    targets = np.concatenate([one[1:] for one in ids]).astype(np.int64)
+    weight = np.concatenate([one[1:] for one in weights])
+    borders = np.cumsum([0, *(len(one) - 1 for one in ids)], dtype=np.int64)
+    return (
+        torch.from_numpy(inputs)[None],
+        torch.from_numpy(targets),
+        torch.from_numpy(weight),
+        torch.from_numpy(borders),
+    )
+
+
+def loss_of(logits_TV: Tensor, targets_T: Tensor, weights_T: Tensor) -> tuple[Tensor, float]:
+    """Weighted mean cross-entropy in nats: of all that has a weight, and of what the model is to say (1 or more)."""
+    places = weights_T.nonzero()[:, 0]
+    weights_P = weights_T[places]
+    nats_P = functional.cross_entropy(logits_TV[places].float(), targets_T[places], reduction="none")
+    said_P = weights_P * (weights_P >= 1)
+    said = float((nats_P.detach() * said_P).sum() / said_P.sum())
+    return (nats_P * weights_P).sum() / weights_P.sum(), said
+
+
+def learn(
+    model: Model,
+    lessons: Sequence[Lesson],
+    *,
+    renamer: Renamer | None,
+    optim: OptimConfig,
+    schedule: Schedule,
+    steps: int,
+    batch_tokens: int,
+    seed: int,
+    watch: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
+) -> int:
+    """Train in place; returns the tokens that were read. `watch` gets (step, loss, tokens) after each step, the loss of
+    what the model is to say.
+
+    Raises UserError where the loss is not finite.
+    """
+    model.train()
+    made, parameters = optimisers(model, optim), list(model.parameters())
+    drawn, tokens = rows(lessons, renamer, batch_tokens, seed), 0
+    for step in range(steps):
+        inputs, targets, weights, borders = next(drawn)
+        output = model(inputs, cu_seqlens=borders)
+        loss, said = loss_of(output.logits[0], targets, weights)
+        if not math.isfinite(value := float(loss.detach())):
+            raise UserError(f"step {step + 1}: the loss is {value}; lower optim.lr")
+        for parameter in parameters:
+            parameter.grad = None
+        torch.autograd.backward(loss)
+        clip(parameters, optim.clip)
+        set_rate(made, factor(schedule, step, steps))
+        for optimiser in made:
+            optimiser.step()
+        tokens += len(targets)
+        watch(step + 1, said, tokens)
+    model.eval()
+    return tokens

@@ -1,0 +1,76 @@
+"""Runs as token sequences with a weight for each token: what the player said is learned, all else is context."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairtrial.agents.log import Log
+from fairtrial.models.native.chat import Chat
+from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.training.tiny.vocabulary import syllable_pairs, values
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One sequence. Where the turns of a run are told in one context, they are one lesson."""
+
+    ids: np.ndarray
+    """int32 [N]."""
+    weights: np.ndarray
+    """float32 [N]: of predicting each id; 0 for context."""
+
+
+class Writer:
+    """Makes lessons for one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, value_weight: float, context_weight: float = 0.0) -> None:
+        """`value_weight`: of a token of a name or a number, where others weigh 1; `context_weight`: of what is read."""
+        self._chat = Chat(tokenizer)
+        self._tokenizer = tokenizer
+        self._context = context_weight
+        self._weight = np.ones(tokenizer.vocab_size, np.float32)
+        self._weight[sorted(values(tokenizer))] = value_weight
+
+    def lessons(self, log: Log) -> Iterator[Lesson]:
+        """The lessons of a run: a call whose prompt continues the call before it goes on with the same lesson."""
+        ids: list[int] = []
+        learned: list[tuple[int, int]] = []
+        for called in log.calls():
+            assert called.request.messages is not None
+            prompt = self._chat.prompt(called.request.messages, called.request.tools)
+            if ids and prompt[: len(ids)] != ids:
+                yield self._lesson(ids, learned)
+                learned = []
+            reply = [*self._tokenizer.encode_bytes(called.reply.text), self._chat.end]
+            ids = [*prompt, *reply]
+            learned = [*learned, (len(prompt), len(ids))]
+        if ids:
+            yield self._lesson(ids, learned)
+
+    def _lesson(self, ids: Sequence[int], learned: Iterable[tuple[int, int]]) -> Lesson:
+        whole = np.asarray(ids, np.int32)
+        weights = np.full(len(ids), self._context, np.float32)
+        for start, end in learned:
+            weights[start:end] = self._weight[whole[start:end]]
+        return Lesson(whole, weights)
+
+
+class Renamer:
+    """Exchanges the syllables of all names of a lesson: as likely a lesson as it was, about other names."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._vocab = tokenizer.vocab_size
+        self._pairs = np.asarray(syllable_pairs(tokenizer))
+
+    def renamed(self, ids: np.ndarray, rng: random.Random) -> np.ndarray:
+        """The ids with a permutation of syllables drawn from `rng`."""
+        order = list(range(len(self._pairs)))
+        rng.shuffle(order)
+        table = np.arange(self._vocab, dtype=np.int32)
+        table[self._pairs[:, 0]] = self._pairs[order, 0]
+        table[self._pairs[:, 1]] = self._pairs[order, 1]
+        return table[ids]

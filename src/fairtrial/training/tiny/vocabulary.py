@@ -1,0 +1,141 @@
+"""The vocabulary of `tiny`: constant stretches of its dialects are one token each, names are cut into syllables.
+
+A prompt consists mostly of texts that never change (rules, schemas, headings, tags) around names and numbers that are
+always new. Whatever stands unchanged between names, numbers and the words of the world is a stretch, and one token; so
+a prompt costs a few hundred ids instead of a thousand. Everything else is byte-level BPE. It stays a `Tokenizer`:
+`decode(encode(x)) == x` for every text, because stretches are ordinary tokens that are spelled in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairtrial.nn.tokenizer import SPECIALS, Tokenizer
+from fairtrial.tasks.worlds.wiki_graph import KINDS, RELATIONS, SYLLABLES
+
+_SMALL = r"[bdfgklmnprstvz][aeiou]"
+_FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
+_NAME = rf"{_FIRST}(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
+_LEAST = 8
+"""Times that a stretch must be seen."""
+_LONGEST = 2000
+
+
+def world_words() -> list[str]:
+    """Kinds and relations of the wiki, in both readings."""
+    names = {relation.name for relations in RELATIONS.values() for relation in relations}
+    inverse = {relation.inverse for relations in RELATIONS.values() for relation in relations if relation.inverse}
+    return sorted({*KINDS, *names, *inverse})
+
+
+def stretches(texts: Iterable[str], most: int) -> list[str]:
+    """What stands unchanged between names, numbers and the words of the world: the `most` frequent, by length.
+
+    A stretch ends with its line, so that dialects share what they have in common.
+    """
+    words = "|".join(map(re.escape, world_words()))
+    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
+    found: Counter[str] = Counter()
+    for text in texts:
+        for between in open_places.split(text):
+            found.update(re.findall(r"[^\n]*\n+|[^\n]+", between))
+    kept = [(count, text) for text, count in found.items() if count >= _LEAST and 1 < len(text) <= _LONGEST]
+    kept = sorted((-count, text) for count, text in kept if text.strip() or "\n" in text)[:most]
+    return sorted((text for _, text in kept), key=lambda text: (-len(text), text))
+
+
+def lines(texts: Iterable[str]) -> list[str]:
+    """The lines of texts that never change, such as rules, each with its line breaks."""
+    return sorted({line for text in texts for line in re.findall(r"[^\n]+\n*", text)})
+
+
+def make(texts: Sequence[str], *, constant: Sequence[str] = (), prose: Sequence[str] = (), most: int = 600) -> Tokenizer:
+    """The tokenizer.
+
+    Args:
+        texts: Messages of runs.
+        constant: Texts that are stretches however seldom they are seen.
+        prose: Other text, for merges of bytes.
+        most: Stretches at most.
+    """
+    known = sorted({*stretches(texts, most), *constant}, key=lambda text: (-len(text), text))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        Tokenizer.train([*known, *prose], vocab_size=len(SPECIALS) + 256 + 256).save(path)
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    vocabulary: dict[str, int] = document["model"]["vocab"]
+    for token in map(_spelled, dict.fromkeys([*known, *_single()])):
+        vocabulary.setdefault(token, len(vocabulary))
+    document["model"]["ignore_merges"] = True
+    document["pre_tokenizer"] = _cutting(known)
+    return Tokenizer(json.dumps(document, ensure_ascii=False))
+
+
+def _single() -> Iterator[str]:
+    """What is one token beside stretches: words of the world with the spaces around them, syllables, numbers."""
+    for word in world_words():
+        yield from (word, f" {word}", f"{word} ", f" {word} ")
+    for syllable in SYLLABLES:
+        yield from (syllable.capitalize(), syllable)
+    yield from map(str, range(100))
+
+
+def values(tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids of syllables and numbers: what names and values are written with."""
+    texts = [*(s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())), *map(str, range(10, 100))]
+    found = [tokenizer.encode(text) for text in texts]
+    return frozenset(ids[0] for ids in found if len(ids) == 1)
+
+
+def syllable_pairs(tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """For each syllable the id that begins a name with it and the id inside of a name."""
+    first = [tokenizer.encode(syllable.capitalize() + "baba")[0] for syllable in SYLLABLES]
+    return [(first[at], tokenizer.encode(f"Ba{syllable}ba")[1]) for at, syllable in enumerate(SYLLABLES)]
+
+
+def _cutting(known: Sequence[str]) -> dict[str, Any]:
+    """The cutting into pieces, of which those in the vocabulary are tokens as they are."""
+    words = "|".join(sorted(map(re.escape, world_words()), key=len, reverse=True))
+    pieces = [
+        *(f"(?:{_bounded(text)})" for text in known),
+        rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
+        rf"(?<![A-Za-z0-9]){_NAME}",
+        r"\p{N}{1,2}",
+        rf" ?(?!{_NAME})\p{{L}}+",
+        r" ?[^\s\p{L}\p{N}]+",
+        r"\s*[\r\n]+",
+        r"\s+",
+    ]
+    return {
+        "type": "Sequence",
+        "pretokenizers": [
+            _split("|".join(pieces)),
+            _split(rf"^{_FIRST}(?=(?:{_SMALL}){{2}}$)"),
+            _split(rf"^{_SMALL}(?={_SMALL}$)"),
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ],
+    }
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _bounded(text: str) -> str:
+    """The text as a pattern; where it begins or ends with a letter or a digit, no other may stand beside it."""
+    quoted = re.sub(r"([^A-Za-z0-9\s])", r"\\\1", text)
+    before = r"(?<![A-Za-z0-9])" if text[0].isalnum() else ""
+    return before + quoted + (r"(?![A-Za-z0-9])" if text[-1].isalnum() else "")
+
+
+def _spelled(text: str) -> str:
+    """A token as byte-level BPE writes it down."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
