@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,16 +133,24 @@ class Kit:
                 files += [file] if file not in files else []
                 first = step.number if first is None else first
         prompts = ["\n".join(text_of(m) for m in call.request.messages or ()) for call in log.calls()]
-        seen = [s.name for s in self.own if s.body.strip() and any(s.body.strip() in prompt for prompt in prompts)]
+        seen = {skill.name: [*_seen(skill, prompts)] for skill in self.own}
         names = {skill.name for skill in self.own}
-        offered = bool(names & {skill.name for skill in self.skills}) and not self.arm.forced
+        readable = bool(self.tools)
         return {
             "shown": [skill.name for skill in self.skills],
             "own_shown": [skill.name for skill in self.skills if skill in self.own],
             "prompt_characters": len(self.told),
             "readable_characters": sum(len(text) for skill in self.skills for text in skill.texts[1:]),
             "read": reads,
-            "invoked": bool(names & set(reads)) if offered else None,
+            "invoked": bool(reads) if readable else None,
+            "invoked_own": bool(names & set(reads)) if readable else None,
             "first_read": first,
-            "own_text_seen": seen,
+            "own_texts_seen": {name: paths for name, paths in seen.items() if paths},
         }
+
+
+def _seen(skill: SkillText, prompts: Sequence[str]) -> Iterator[str]:
+    """Paths of the skill's texts that stand in a prompt as a whole, whatever brought them there."""
+    for path, text in ((MAIN, skill.body.strip()), *sorted(skill.files.items())):
+        if text and any(text in prompt for prompt in prompts):
+            yield path

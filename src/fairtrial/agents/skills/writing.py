@@ -16,6 +16,7 @@ from fairtrial.agents.reader import derived_seed
 from fairtrial.agents.skills.disclosure import skill_md
 from fairtrial.agents.skills.settings import SkillSettings
 from fairtrial.core.clock import Timer
+from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.limits import Meter, Usage
 from fairtrial.models.model import Message, Model, Request, Sampling
 from fairtrial.tasks.skill import check_fields, parse_skill
@@ -116,8 +117,11 @@ class Creator:
         skill, problems = read_written(reply.text)
         said = {"prompt": [message.content for message in messages], "reply": reply.text}
         self._versions.append({"readable": skill is not None, "problems": problems, "said": said})
-        if self.meter is not None:
-            self.meter.charge(reply.usage)
+        try:
+            if self.meter is not None:
+                self.meter.charge(reply.usage)
+        except LimitExceeded as error:
+            raise LimitExceeded(f"{error.limit}_limit", f"while a skill was written: {error}") from None
         return () if skill is None else (skill,)
 
 

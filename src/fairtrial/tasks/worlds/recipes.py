@@ -145,7 +145,7 @@ class Recipes:
         return found
 
     def functions(self, episode: Episode, clock: Clock, seed: int) -> Sequence[Function]:
-        """lookup(item) for lists of codes: what an item stands for in this episode; no tool otherwise."""
+        """lookup(item) for lists of codes says what an item is in this episode (`key is jar`); no tool otherwise."""
         if episode.facts["domain"] != "codes":
             return ()
         table = self._table(episode.facts["draw"])
@@ -157,7 +157,7 @@ class Recipes:
             item = str(args["item"]).strip()
             if item not in table:
                 raise LookupError(f'there is no item "{item}"')
-            return table[item]
+            return f"{item} is {table[item]}"
 
         parameters = {
             "type": "object",

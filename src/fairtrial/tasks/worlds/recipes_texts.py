@@ -80,7 +80,7 @@ def write_skill(
             "the list that the step before it left. The answer is the list after the last step."
         )
         if any(step.asks for step in recipe.steps):
-            body.append("To look up an item call the tool lookup with it and put what it gives in its place.")
+            body.append("To look up an item call the tool lookup with it and put what the item is in its place.")
     if length in ("detailed", "comprehensive"):
         begin, states = example
         trace = [f"{number}. {' '.join(state)}" for number, state in enumerate(states, 1)]
