@@ -46,7 +46,7 @@ class Request:
 
 def train(request: Request) -> int:
     """Train, or go on training; returns the exit code (130: stopped by Ctrl-C, saved)."""
-    _need_torch()
+    need_torch()
     out = request.out or _default_out(request)
     config, base, where = _configuration(request, out)
     if request.resume and _last_checkpoint(out) is None:
@@ -72,7 +72,8 @@ def train(request: Request) -> int:
     return 0
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Raises UserError that names what to install."""
     for library in ("torch", "safetensors", "tokenizers"):
         if importlib.util.find_spec(library) is None:
             raise UserError(f'train needs {library}, which is not installed: pip install "fairtrial[local]"')

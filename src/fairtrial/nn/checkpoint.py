@@ -152,13 +152,17 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy `tensors` into `module`.
+    """Copy `tensors` into `module`; see `load_tensors`."""
+    load_tensors(module_tensors(module), tensors, where)
+
+
+@torch.no_grad()
+def load_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy `tensors` into `own`, name by name.
 
     Raises UserError naming a tensor that is missing, extra or of another shape or dtype; then nothing has changed.
     """
-    own = module_tensors(module)
     for name, tensor in own.items():
         if name not in tensors:
             raise UserError(f"{where}: tensor {name} {list(tensor.shape)} is missing{_more(own.keys() - tensors)}")

@@ -55,14 +55,18 @@ class LossScale:
 class Precision:
     """A model in its two copies. `forward` computes, `master` is updated; in fp32 both are the same object."""
 
-    def __init__(self, master: nn.Module, kind: Kind) -> None:
-        """`master` must be fp32. Raises UserError naming a parameter that is not."""
+    def __init__(self, master: nn.Module, kind: Kind, *, copied: bool = True) -> None:
+        """`master` must be fp32. Raises UserError naming a parameter that is not.
+
+        `copied` = False: what is frozen has the type of the pass already, and there is one copy, whatever the kind.
+        """
         for name, parameter in master.named_parameters():
-            if parameter.dtype != torch.float32:
+            if parameter.dtype != torch.float32 and (copied or parameter.requires_grad):
                 raise UserError(f"master weights are fp32; {name} is {parameter.dtype}")
         self.master, self.kind = master, kind
         self.scale = LossScale() if kind == "fp16" else LossScale(1.0, patience=0)
-        self.forward = master if kind == "fp32" else _copy(master, DTYPES[kind])
+        self._single = kind == "fp32" or not copied
+        self.forward = master if self._single else _copy(master, DTYPES[kind])
         self._pairs = list(zip(master.named_parameters(), self.forward.parameters(), strict=True))
 
     def freeze(self, trained: set[str]) -> None:
@@ -73,15 +77,31 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of an fp32 `loss` to the master weights' `grad`, in fp32 and without the scale."""
-        (loss * self.scale.value if self.kind == "fp16" else loss).backward()
-        if self.kind == "fp32":
+        if self._single:
+            self._backward_single(loss)
             return
+        (loss * self.scale.value if self.kind == "fp16" else loss).backward()
         for (_, parameter), computed in self._pairs:
             if computed.grad is None:
                 continue
             grad = computed.grad.float().div_(self.scale.value)
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
             computed.grad = None
+
+    def _backward_single(self, loss: Tensor) -> None:
+        if self.kind != "fp16":
+            loss.backward()
+            return
+        trained = [parameter for parameter in self.master.parameters() if parameter.requires_grad]
+        before = [parameter.grad for parameter in trained]
+        for parameter in trained:
+            parameter.grad = None
+        (loss * self.scale.value).backward()
+        for parameter, old in zip(trained, before, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.div_(self.scale.value)
+            if old is not None:
+                parameter.grad = old if parameter.grad is None else old.add_(parameter.grad)
 
     def broken_gradient(self) -> str | None:
         """The name of the first parameter whose gradient is not finite."""
@@ -90,7 +110,7 @@ class Precision:
     @torch.no_grad()
     def updated(self) -> None:
         """After the master weights changed: bring the forward copy up to date."""
-        if self.kind == "fp32":
+        if self._single:
             return
         for (_, parameter), computed in self._pairs:
             computed.copy_(parameter)
@@ -105,3 +125,14 @@ def _copy(master: nn.Module, dtype: torch.dtype) -> nn.Module:
             if not getattr(parameter, "no_decay", False):
                 computed.data = computed.data.to(dtype)
     return forward
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name. Raises UserError where this machine cannot use it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f'"device" is "{name}", which this machine cannot use ({reason}); "cpu" always works') from None
+    return device

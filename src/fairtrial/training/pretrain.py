@@ -29,7 +29,7 @@ from fairtrial.training import losses
 from fairtrial.training.continuing import Plan, check_continues
 from fairtrial.training.data import Batch, Mixture, held_batches
 from fairtrial.training.journal import Journal, Silent, Watcher
-from fairtrial.training.precision import Precision
+from fairtrial.training.precision import Precision, usable_device
 
 CHECKPOINTS = "checkpoints"
 
@@ -76,7 +76,7 @@ class Trainer:
         """`model` has fp32 parameters; `stop` is asked after each step whether to save and leave."""
         self.plan, self.config, self.out = plan, plan.config, out
         self.clock, self.stop = clock, stop
-        self.precision = Precision(model.to(_device(self.config.device)), self.config.precision)
+        self.precision = Precision(model.to(usable_device(self.config.device)), self.config.precision)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.optimisers = optimisers(model, self.config.optim)
         self.mixture = Mixture([one.train for one in plan.sources.values()], self.config.context, self.config.seed)
@@ -311,16 +311,6 @@ def _add(sums: _Sums, found: losses.Losses, share: float) -> None:
         sums.mtp = (sums.mtp or 0.0) + found.mtp.item() * share
     if found.kl is not None:
         sums.kl = (sums.kl or 0.0) + found.kl.item() * share
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f'"device" is "{name}", which this machine cannot use ({reason}); "cpu" always works') from None
-    return device
 
 
 def _or_more(precision: str) -> str:

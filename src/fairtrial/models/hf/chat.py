@@ -83,6 +83,20 @@ class Chat:
             return Prompt(again.ids, verbatim=False)
         return prompt
 
+    def said(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int] | None:
+        """Ids of the last message, an assistant's, as the model would sample it behind `prompt` of the others.
+
+        The end mark is included. None where the template shows it otherwise than behind the opening of a reply.
+        """
+        shown = self._filled(messages, tools, [], last=True)
+        if shown is None:
+            return None
+        place = next((place for place, index in enumerate(shown.ids) if index in self._ends), None)
+        if place is not None:
+            return shown.ids[: place + 1]
+        end = self._words.tokenizer.eos_token_id
+        return shown.ids if end is None else [*shown.ids, end]
+
     def parse(self, ids: Sequence[int], text: str) -> Parsed:
         """The content and the calls in a completion's text; `ids` name the calls. What does not parse stays text."""
         found = _calls(text, self.format)
@@ -119,8 +133,13 @@ class Chat:
         same = [(c.name, c.arguments) for c in parsed.calls] == [(c.name, c.arguments) for c in message.tool_calls]
         return same and parsed.content == message.content
 
-    def _filled(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], own: list[int]) -> Prompt | None:
-        """The prompt with the ids of the messages `own` put in; None where the template does not let them through."""
+    def _filled(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], own: list[int], *, last: bool = False
+    ) -> Prompt | None:
+        """The prompt with the ids of the messages `own` put in; None where the template does not let them through.
+
+        `last`: instead what the last message adds to the prompt of those before it.
+        """
         every = json.dumps([[m.model_dump() for m in messages], list(tools)], default=str)
         nonce = hashlib.blake2b(every.encode(), digest_size=8).hexdigest()
         marks: list[list[int]] = []
@@ -145,6 +164,10 @@ class Chat:
             else:
                 rows.append(safe(_row(message), message.role == "assistant"))
         given = safe(list(tools)) or None
+        pattern = re.compile(f"\ue0f0{nonce}\\.([0-9]+)\ue0f1")
+        if last:
+            head, whole = self._render(rows[:-1], given), self._render(rows, given, opening=False)
+            return self._joined(whole[len(head) :], pattern, marks, ours) if whole.startswith(head) else None
         text = self._render(rows, given)
         if ours:
             bare = self._render(rows, given, opening=False)
@@ -152,7 +175,7 @@ class Chat:
             heads = [text.partition(f"\ue0f0{nonce}.{number}\ue0f1")[0] for number in ours]
             if opening is None or not all(head.endswith(opening) for head in heads):
                 return None  # replies are sampled behind something that earlier replies do not stand behind (<think>)
-        return self._joined(text, re.compile(f"\ue0f0{nonce}\\.([0-9]+)\ue0f1"), marks, ours)
+        return self._joined(text, pattern, marks, ours)
 
     def _joined(self, text: str, pattern: re.Pattern[str], marks: list[list[int]], ours: set[int]) -> Prompt | None:
         pieces = pattern.split(text)  # text, number, text, number, ..., text

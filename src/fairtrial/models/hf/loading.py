@@ -36,6 +36,12 @@ def load(settings: HuggingFaceSettings, base: Path) -> tuple[Any, Any, str]:
     return model.eval().requires_grad_(False), tokenizer, settings.name or name
 
 
+def open_tokenizer(settings: HuggingFaceSettings, base: Path) -> tuple[Any, str]:
+    """The tokenizer alone, and the model's name. Raises UserError."""
+    source, name = _source(settings.path, base)
+    return _tokenizer(source), settings.name or name
+
+
 def _source(path: str, base: Path) -> tuple[str, str]:
     """What transformers is to load, and its name."""
     folder = base / Path(path).expanduser()

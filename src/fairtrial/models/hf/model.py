@@ -46,10 +46,10 @@ class HuggingFaceModel:
         self.weights_version: str | None = getattr(net.config, "_commit_hash", None)
         """The hub's commit; whoever changes the weights sets another."""
         self.words = Words(tokenizer)
-        self.ends = _ends(net, tokenizer)
+        self.ends = ends_of(net, tokenizer)
         self._chat = Chat(self.words, self.ends, name)
         self._end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(self.ends, default=None)
-        self._context = settings.context or _context(net, tokenizer)
+        self._context = settings.context or context_of(net, tokenizer)
         self._width = net.get_output_embeddings().weight.shape[0]
         words: Any = self.words  # Grammars asks for bytes and ids alone
         self._grammars = None if self._end is None else Grammars(words, self._end, self._width)
@@ -181,14 +181,15 @@ class HuggingFaceModel:
         )
 
 
-def _ends(net: Any, tokenizer: Any) -> frozenset[int]:
+def ends_of(net: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end a reply: the generation configuration's and the tokenizer's."""
     given = getattr(getattr(net, "generation_config", None), "eos_token_id", None)
     listed = given if isinstance(given, list) else [given]
     return frozenset(int(index) for index in [*listed, tokenizer.eos_token_id] if index is not None)
 
 
-def _context(net: Any, tokenizer: Any) -> int | None:
+def context_of(net: Any, tokenizer: Any) -> int | None:
+    """Tokens that the model takes, as its configuration says."""
     config = net.config.get_text_config(decoder=True)
     for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
         if isinstance(length := getattr(config, name, None), int):

@@ -19,8 +19,10 @@ class NativeSettings(Config):
 
     path: str = Field(min_length=1)
     """A folder with config.json, safetensors and tokenizer.json, as `fairtrial.nn.hub.save` writes it."""
+    adapter: str | None = None
+    """A folder with a low-rank adapter, as `fairtrial train sft` with method = "lora" writes it."""
     name: str | None = None
-    """In records and in /v1/models; None: the folder's name."""
+    """In records and in /v1/models; None: the folder's name, with the adapter's run behind a "+"."""
     context: int = Field(default=8192, ge=2)
     """Tokens that prompt and reply may have together."""
     max_batch: int = Field(default=16, ge=1, le=1024)
@@ -61,4 +63,5 @@ class Native:
             raise UserError(
                 f'native models need {error.name}, which is not installed: pip install "fairtrial[local]"'
             ) from None
-        return NativeModel.load(folder, settings)
+        adapter = None if settings.adapter is None else base / Path(settings.adapter).expanduser()
+        return NativeModel.load(folder, settings, adapter=adapter)

@@ -29,7 +29,7 @@ from fairtrial.models.native.grammar import Grammars
 from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.sampling import Draw
 from fairtrial.models.native.text import Text
-from fairtrial.nn import hub
+from fairtrial.nn import hub, lowrank
 from fairtrial.nn.model import Model
 from fairtrial.nn.tokenizer import Tokenizer
 
@@ -68,14 +68,19 @@ class NativeModel:
         )
 
     @classmethod
-    def load(cls, folder: Path, settings: NativeSettings) -> NativeModel:
-        """From a folder. Raises UserError in one line that names the file at fault."""
+    def load(cls, folder: Path, settings: NativeSettings, *, adapter: Path | None = None) -> NativeModel:
+        """From a folder, and an adapter's. Raises UserError in one line that names the file at fault."""
         if not (folder / "tokenizer.json").is_file():
             raise UserError(f"{folder / 'tokenizer.json'}: no such file; put the model's tokenizer beside its weights")
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         net = hub.load(folder, mtp=False)
-        name = settings.name or folder.resolve().name
-        return cls(net, tokenizer, settings, name=name, weights_version=digest(folder))
+        name, version = folder.resolve().name, digest(folder)
+        if adapter is not None:
+            lowrank.merge(net, adapter, version)
+            of = adapter.resolve()
+            name = f"{name}+{of.parent.name if of.name == 'adapter' else of.name}"
+            version = f"{version}+{lowrank.digest(adapter)}"
+        return cls(net, tokenizer, settings, name=settings.name or name, weights_version=version)
 
     @property
     def name(self) -> str:

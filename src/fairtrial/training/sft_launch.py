@@ -1,0 +1,85 @@
+"""From settings to a trained model or adapter in a folder: what `fairtrial train sft` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairtrial.core.clock import Clock
+from fairtrial.training.journal import Watcher
+from fairtrial.training.sft import SftEnded, SftTrainer
+from fairtrial.training.sft_data import load_rows, packs_in
+from fairtrial.training.sft_learners import open_learner
+from fairtrial.training.sft_practice import Ground
+from fairtrial.training.sft_settings import SftConfig, data_paths, learner_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What a call came to."""
+
+    ended: SftEnded
+    steps: int
+    parameters: int
+    """Trained ones."""
+    rows: int
+    learned: int
+    """Tokens of one epoch that are learned."""
+    product: Path | None
+    """Folder of the model or the adapter; None where the run is not finished."""
+    adapter: bool
+
+
+def launch(
+    config: SftConfig,
+    base: Path,
+    out: Path,
+    *,
+    where: str,
+    clock: Clock,
+    watcher: Watcher,
+    phase: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Launched:
+    """Train in the folder `out`, or go on there.
+
+    Args:
+        config: What to train on what.
+        base: Where its relative paths start from.
+        out: Folder of the run; exists.
+        where: What messages call the configuration.
+        clock: For tokens/s and ETA.
+        watcher: Is shown every row of metrics.jsonl.
+        phase: Is told what is happening before training begins.
+        stop: Asked after each step whether to save and leave.
+
+    Raises:
+        UserError, StorageError: See `SftTrainer.run` and `load_rows`.
+    """
+    settings = learner_settings(config, where)
+    data_paths(config, base)
+    ground = None if config.practice is None else Ground(config, config.practice, base, clock, where)
+    phase("loading the model")
+    learner = open_learner(config, settings, base)
+    phase("reading the runs")
+    limits = [limit for limit in (config.context, learner.context) if limit is not None]
+    rows = load_rows(config, base, out, learner.speaker, min(limits, default=None))
+    steps = config.steps
+    if steps is None:
+        packs = packs_in(rows.train, config.batch_tokens, config.seed, config.epochs)
+        steps = -(-packs // config.accumulate)
+    trained = [p for p in learner.precision.master.parameters() if p.requires_grad]
+    parameters = sum(parameter.numel() for parameter in trained)
+    about = rows.about()
+    phase(
+        f"{parameters:,} trained parameters, {about['rows']} samples with {about['tokens']:,} tokens, "
+        f"{about['learned']:,} of them learned, {about['held_out']} held out, {config.precision}"
+    )
+    trainer = SftTrainer(
+        config, steps, learner, rows, out, clock, watcher, stop, None if ground is None else ground.play
+    )
+    ended = trainer.run()
+    product = learner.publish(out) if ended.finished else None
+    adapter = config.method == "lora"
+    return Launched(ended, steps, parameters, about["rows"], about["learned"], product, adapter)

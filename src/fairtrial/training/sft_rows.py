@@ -1,0 +1,197 @@
+"""Samples as rows of token ids with a weight for each: only what the model itself said is learned, by kind of span.
+
+Ids that were sampled are used as they are where they are this model's own (they spell the turns and hold the context);
+else the conversation is written in the model's own chat template, each turn as the model would have said it. A sample
+of several turns is one row where every turn's prompt, as served, is the beginning of the row; else each turn that is
+learned is a row of its own. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from fairtrial.agents.samples.sample import Kind, Sample, Segment
+from fairtrial.agents.samples.segmenting import MismatchError, Span, token_spans
+from fairtrial.core.errors import UserError
+from fairtrial.models.model import Message
+from fairtrial.training.sft_speakers import Speaker
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Ids `start` to `end` (excluded) of a row that the model said."""
+
+    start: int
+    end: int
+    kind: Kind | None
+    """None: of several kinds that all weigh the same."""
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence to train on."""
+
+    sample: str
+    run: str
+    ids: np.ndarray
+    """int64 [tokens]."""
+    spans: tuple[Marked, ...]
+    """In order; everything else is context."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float32 [tokens]: of each id as a target; 0 of all context, and of the first id, which nothing predicts."""
+        out = np.zeros(len(self.ids), dtype=np.float32)
+        for span in self.spans:
+            out[span.start : span.end] = span.weight
+        out[:1] = 0
+        return out
+
+
+def rows_of(sample: Sample, speaker: Speaker, refused: Counter[str]) -> list[Row]:
+    """The rows of a sample; `refused` counts, by reason, turns that cannot be learned with this model's template."""
+    learned = {segment.message for segment in sample.segments if segment.weight}
+    if not learned:
+        refused["no turn of it is learned"] += 1
+        return []
+    if (spans := _own_spans(sample, speaker)) is not None:
+        assert sample.ids is not None
+        return [_row(sample, sample.ids, [span for turn in spans for span in turn])]
+    messages = list(sample.messages)
+    places = [turn.message for turn in sample.turns]
+    replies: dict[int, list[int]] = {}
+    for place in places:
+        ids = speaker.said([*messages[:place], speaker.shown(messages[place])], sample.tools)
+        if ids is None:
+            refused["the chat template shows a reply otherwise than behind its opening"] += 1
+            return []
+        replies[place] = ids
+        messages[place] = speaker.shown(messages[place]).model_copy(update={"token_ids": tuple(ids)})
+    marked = {place: _marked(sample, place, replies[place], speaker, refused) for place in learned}
+    prompts = dict(zip(places, speaker.prompts(messages, sample.tools, places), strict=True))
+    whole = prompts[places[-1]] + replies[places[-1]]
+    if all(_begins(whole, prompts[place], replies[place]) for place in sorted(learned)):
+        spans = [span for place in sorted(learned) for span in _moved(marked[place], len(prompts[place]))]
+        return [_row(sample, whole, spans)] if any(span.weight for span in spans) else []
+    found: list[Row] = []
+    for place in sorted(learned):
+        if any(span.weight for span in marked[place]):
+            spans = _moved(marked[place], len(prompts[place]))
+            found.append(_row(sample, prompts[place] + replies[place], spans))
+    return found
+
+
+def _begins(whole: Sequence[int], prompt: Sequence[int], reply: Sequence[int]) -> bool:
+    middle = len(prompt)
+    return whole[:middle] == prompt and whole[middle : middle + len(reply)] == reply
+
+
+def _moved(spans: Iterable[Marked], by: int) -> list[Marked]:
+    return [Marked(span.start + by, span.end + by, span.kind, span.weight) for span in spans]
+
+
+def _row(sample: Sample, ids: Sequence[int], spans: Sequence[Marked]) -> Row:
+    """What stands behind the last id that is learned teaches nothing and is left out."""
+    last = max((span.end for span in spans if span.weight), default=0)
+    kept = tuple(span for span in spans if span.start < last)
+    return Row(sample.id, sample.run, np.array(ids[:last], dtype=np.int64), kept)
+
+
+def _marked(sample: Sample, place: int, ids: Sequence[int], speaker: Speaker, refused: Counter[str]) -> list[Marked]:
+    """The spans of a turn in its own ids; none, counted in `refused`, where it is not known which ids are which."""
+    mine = [segment for segment in sample.segments if segment.message == place]
+    try:
+        return _spans(mine, sample.messages[place], ids, speaker)
+    except MismatchError:
+        weights = {segment.weight for segment in mine}
+        if len(weights) == 1:
+            return [Marked(0, len(ids), None, weights.pop())]
+        refused["the chat template changes its text, and its kinds weigh differently"] += 1
+        return []
+
+
+def _spans(segments: Sequence[Segment], message: Message, ids: Sequence[int], speaker: Speaker) -> list[Marked]:
+    spans = [Span(segment.part, segment.kind, segment.start, segment.end) for segment in segments]
+    tokens = token_spans(message, spans, speaker.pieces(ids))
+    if tokens is None:
+        raise MismatchError("the ids are no whole text")
+    found = [
+        Marked(a, b, segment.kind, segment.weight) for (a, b), segment in zip(tokens, segments, strict=True) if b > a
+    ]
+    return found
+
+
+def _own_spans(sample: Sample, speaker: Speaker) -> list[list[Marked]] | None:
+    """The spans of a sample's own ids, by turn; None where there are none or they are not this model's."""
+    ids = sample.ids
+    if ids is None or min(ids) < 0 or max(ids) >= speaker.vocab_size or any(t.tokens is None for t in sample.turns):
+        return None
+    text = b"".join(speaker.pieces(ids)).decode("utf-8", "replace")
+    position = 0
+    for message in sample.messages:
+        position = text.find(message.content, position)
+        if position < 0:
+            return None
+        position += len(message.content)
+    found: list[list[Marked]] = []
+    try:
+        for turn in sample.turns:
+            mine = [segment for segment in sample.segments if segment.message == turn.message]
+            if turn.tokens is None or not any(segment.weight for segment in mine):
+                continue
+            spans = _spans(mine, sample.messages[turn.message], ids[slice(*turn.tokens)], speaker)
+            found.append(_moved(spans, turn.tokens[0]))
+    except MismatchError:
+        return None
+    return found
+
+
+def token_view(sample: Sample, speaker: Speaker, *, width: int = 0) -> list[str]:
+    """What is learned of a sample and what is context, for people: a line for each span, its tokens between bars.
+
+    Args:
+        sample: The sample.
+        speaker: Of the model that is to learn it.
+        width: Tokens of context that are shown at both ends of each stretch of it; 0: all.
+
+    Raises:
+        UserError: Nothing of the sample can be learned.
+    """
+    refused: Counter[str] = Counter()
+    rows = rows_of(sample, speaker, refused)
+    if not rows:
+        raise UserError(f"{sample.id}: nothing of it can be learned: {', '.join(refused) or 'no turns'}")
+    lines: list[str] = []
+    for number, row in enumerate(rows):
+        learned = int((row.weights > 0).sum())
+        part = f" (row {number + 1} of {len(rows)})" if len(rows) > 1 else ""
+        lines.append(f"{sample.id}{part}: {len(row)} tokens, {learned} learned, as {speaker.name} reads it")
+        for (name, weight), group in groupby(enumerate(_labels(row)), key=lambda pair: pair[1]):
+            places = [place for place, _ in group]
+            shown = _tokens(row.ids[places[0] : places[-1] + 1].tolist(), speaker, 0 if weight else width)
+            lines.append(f"{places[0]:>6}-{places[-1]:<6} {name:<8} {weight:<4g} {shown}")
+    return lines
+
+
+def _labels(row: Row) -> list[tuple[str, float]]:
+    """Name and weight of each id."""
+    out: list[tuple[str, float]] = [("context", 0.0)] * len(row)
+    for span in row.spans:
+        out[span.start : span.end] = [(span.kind or "turn", span.weight)] * (span.end - span.start)
+    return out
+
+
+def _tokens(ids: Sequence[int], speaker: Speaker, width: int) -> str:
+    if width and len(ids) > 2 * width:
+        left = len(ids) - 2 * width
+        return f"{_tokens(ids[:width], speaker, 0)} ... {left} more ... {_tokens(ids[-width:], speaker, 0)}"
+    return "|".join(speaker.spelled(index).replace("\n", "\\n") for index in ids)
