@@ -450,3 +450,23 @@ def test_bad_input_is_named():
         small("K", layers=3)(tokens(1, 4), model.init_state(1))
     with pytest.raises(UserError, match="init_state"):
         model.init_state(0)
+
+
+def test_with_several_threads_gradients_repeat_bit_for_bit():
+    """A row of the embedding is read many times; were its gradient added up as threads finish, runs would differ."""
+    model = small("KD experts", hidden=64, layers=2, mtp_steps=1)
+    text = tokens(2, 1024)
+    weight = torch.randn(2, 1024, 60, generator=torch.Generator().manual_seed(1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = set()
+        for _ in range(6):
+            model.zero_grad()
+            output = model.train()(text)
+            ((output.logits * weight).sum() + (output.aux.mtp_logits[0] * weight).sum()).backward()
+            grad = model.model.embed_tokens.weight.grad
+            found.add(grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1

@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fairtrial.core.errors import UserError
 from fairtrial.nn.block import Block
@@ -99,7 +100,8 @@ class Model(nn.Module):
         call = make_call(tokens_BT.shape, cu_seqlens, None if state is None else state.positions)
         call.exact, call.backend, call.stage = exact, backend, sparse
         call.record, call.replay = record, replay
-        embedded_BTD = self.model.embed_tokens.weight[tokens_BT]
+        # Not weight[tokens]: with several threads its gradient adds up in any order, so no run would repeat another.
+        embedded_BTD = functional.embedding(tokens_BT, self.model.embed_tokens.weight)
         x_BTD, after = self.stream(embedded_BTD, call, state)
         hidden_BTD = self.model.norm(x_BTD)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
