@@ -18,7 +18,7 @@ from fairtrial.models.hf.kind import HuggingFaceSettings  # noqa: E402
 from fairtrial.models.hf.model import HuggingFaceModel  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling, UnsupportedError  # noqa: E402
 from fairtrial.models.opening import open_model  # noqa: E402
-from fairtrial.models.waiting import QueueFullError  # noqa: E402
+from fairtrial.models.worker import QueueFullError  # noqa: E402
 
 torch.set_num_threads(1)
 

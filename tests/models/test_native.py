@@ -21,7 +21,7 @@ from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Delta, Message, Pair, Reply, Request, Sampling  # noqa: E402
 from fairtrial.models.native.model import NativeModel  # noqa: E402
 from fairtrial.models.opening import open_model  # noqa: E402
-from fairtrial.models.waiting import QueueFullError  # noqa: E402
+from fairtrial.models.worker import QueueFullError  # noqa: E402
 
 T = TypeVar("T")
 Maker = Callable[..., Path]

@@ -8,15 +8,10 @@ Legend: B batch, T time, S cached tokens, V vocabulary, N running requests.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,15 +21,14 @@ from fairtrial.models.hf.reply import Growing
 from fairtrial.models.model import Delta, Finish
 from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.sampling import Draw, draw
-from fairtrial.models.waiting import QueueFullError
+from fairtrial.models.worker import Ticket, Worker
 
-T = TypeVar("T")
 PIECE = 1024
 """Tokens of a prompt that are read at once; between pieces others take a step, and a cancelled one leaves."""
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Job(Ticket):
     """One request in the engine."""
 
     prompt: list[int]
@@ -44,152 +38,51 @@ class Job:
     ends: frozenset[int]
     growing: Growing
     matcher: Matcher | None = None
-    on_delta: Callable[[Delta], None] | None = None
     ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     finish: Finish = "stop"
-    error: Exception | None = None
-    cancelled: bool = False
-    loop: asyncio.AbstractEventLoop | None = None
-    done: asyncio.Future[Any] | None = None
     cache: Any = None
     """Of this request alone; None while it is part of the batch's."""
     at: int = 0
     """Tokens in the cache."""
 
 
-@dataclass(slots=True)
-class _Task:
-    """A function to run on the worker."""
-
-    run: Callable[[], Any]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Any]
-
-
-class Engine:
-    """Owns a model. `submit` and `run` may be called from any event loop."""
+class Engine(Worker[Job]):
+    """Owns a model."""
 
     def __init__(
         self, model: Any, *, vocab: int, slots: int, threads: int | None, exact: bool, max_waiting: int = 4096
     ) -> None:
         """`vocab`: ids that exist; `slots`: requests that run at once, `max_waiting` more wait; `threads`: of torch."""
-        self.model, self.slots, self.max_waiting = model, slots, max_waiting
-        self._vocab, self._threads, self._exact = vocab, threads, exact
+        super().__init__(slots=slots, max_waiting=max_waiting)
+        self.model, self._vocab = model, vocab
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._known = frozenset(inspect.signature(base.forward).parameters)
-        self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
-        self._reading: deque[Job] = deque()
-        self._running: list[Job] = []
         plain = _plain(model.config)
         self._pieces = plain  # a recurrent state may be lost when more than one token follows it
         self._batch = Batch() if plain and not exact and "position_ids" in self._known else None
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name="fairtrial-hf", daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> int:
-        """Requests that hold a slot now."""
-        return len(self._running) + len(self._reading)
-
-    @property
-    def waiting(self) -> int:
-        """Requests without a slot yet."""
-        return len(self._waiting) + self._inbox.qsize()
-
-    async def submit(self, job: Job) -> None:
-        """Return when the job is done; cancelling frees its slot before the next step. Raises what went wrong.
-
-        QueueFullError if too many wait already.
-        """
-        self._open()
-        if self.running + self.waiting >= self.slots + self.max_waiting:
-            raise QueueFullError(self.slots, self.max_waiting)
-        job.loop = asyncio.get_running_loop()
-        job.done = job.loop.create_future()
-        self._inbox.put(job)
-        try:
-            await job.done
-        finally:
-            job.cancelled = True
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run a function on the worker, between two steps: no two things use the model at once."""
-        self._open()
-        loop = asyncio.get_running_loop()
-        task = _Task(function, loop, loop.create_future())
-        self._inbox.put(task)
-        return await task.done
-
-    async def close(self) -> None:
-        """Stop; what is running fails."""
-        if not self._closed:
-            self._closed = True
-            self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
-
-    def _open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the model was closed")
+        self._start("fairtrial-hf", threads)
 
     # ---- on the worker ----
 
-    def _work(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        while not self._closed:
-            self._take()
-            try:
-                with torch.no_grad():  # not inference mode: hooks may read activations that gradients go through later
-                    self._drop_cancelled()
-                    while self._waiting and self.running < self.slots:
-                        self._reading.append(self._waiting.popleft())
-                    budget = PIECE  # of prompts between two steps
-                    while self._reading and budget > 0:
-                        budget -= self._read(self._reading[0])
-                    if self._running:
-                        self._step()
-            except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
-                self._fail_all(error)
-        self._fail_all(RuntimeError("the model was closed"))
+    def _turn(self) -> None:
+        with torch.no_grad():  # not inference mode: hooks may read activations that gradients go through later
+            self._drop_cancelled()
+            self._admit()
+            budget = PIECE  # of prompts between two steps
+            while self._reading and budget > 0:
+                budget -= self._read(self._reading[0])
+            if self._running:
+                self._step()
 
-    def _take(self) -> None:
-        """Take in what arrived; wait where there is nothing else to do."""
-        while True:
-            idle = not (self._running or self._reading or self._waiting)
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
-                return
-            if item is None:
-                return
-            if isinstance(item, Job):
-                self._waiting.append(item)
-            else:
-                self._call(item)
-
-    def _call(self, task: _Task) -> None:
-        try:
-            result = task.run()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
-            _post(task.loop, _settle, task.done, None, error)
-        else:
-            _post(task.loop, _settle, task.done, result, None)
-
-    def _drop_cancelled(self) -> None:
-        self._waiting = deque(job for job in self._waiting if not job.cancelled)
-        self._reading = deque(job for job in self._reading if not job.cancelled)
-        self._keep([job for job in self._running if not job.cancelled])
-
-    def _keep(self, jobs: list[Job]) -> None:
-        """Go on with these of the running requests."""
-        if len(jobs) == len(self._running):
-            return
+    def _renew(self) -> None:
         if self._batch is not None:
-            self._batch.keep([row for row, job in enumerate(self._running) if job in jobs])
-        self._running = jobs
+            self._batch = Batch()
+
+    def _keep(self, tickets: list[Job]) -> None:
+        if self._batch is not None:
+            self._batch.keep([row for row, job in enumerate(self._running) if job in tickets])
+        self._running = tickets
 
     def _read(self, job: Job) -> int:
         """One piece of a prompt; after the last one the first token is drawn and the request joins the others.
@@ -237,7 +130,7 @@ class Engine:
 
     def _step(self) -> None:
         """One token for every running request."""
-        over: dict[Job, Exception | None] = {}
+        over: dict[Job, BaseException | None] = {}
         if self._batch is None:
             for job in self._running:
                 try:
@@ -252,7 +145,8 @@ class Engine:
             for job, token, logprob in zip(self._running, *drawn, strict=True):
                 if job.error is not None or self._took(job, token, logprob):
                     over[job] = job.error
-        self._keep([job for job in self._running if job not in over])
+        if over:
+            self._keep([job for job in self._running if job not in over])
         for job, error in over.items():  # last, so that whoever has a reply sees the slot free
             self._finish(job, error)
 
@@ -287,26 +181,14 @@ class Engine:
             shown += job.growing.finish(job.ids)
             if job.growing.calls and job.finish == "stop":
                 job.finish = "tool_calls"
-        if job.on_delta is not None and job.loop is not None:
+        if job.on_delta is not None:
             known = job.growing.bytes_of([token], job.ends)
-            _post(job.loop, _show, job, Delta(shown, token_ids=(token,), logprobs=(logprob,), token_bytes=known))
+            self._show(job, Delta(shown, token_ids=(token,), logprobs=(logprob,), token_bytes=known))
         return over
 
-    def _finish(self, job: Job, error: BaseException | None = None) -> None:
-        job.cache = None
-        if job.loop is not None and job.done is not None:
-            _post(job.loop, _settle, job.done, None, error)
-
-    def _fail_all(self, error: BaseException) -> None:
-        for job in [*self._running, *self._reading, *self._waiting]:
-            self._finish(job, error)
-        self._running, self._reading, self._waiting = [], deque(), deque()
-        if self._batch is not None:
-            self._batch = Batch()
-        while self._closed and not self._inbox.empty():
-            item = self._inbox.get()
-            if item is not None and item.loop is not None and item.done is not None:
-                _post(item.loop, _settle, item.done, None, error)
+    def _finish(self, ticket: Job, error: BaseException | None = None) -> None:
+        ticket.cache = None
+        super()._finish(ticket, error)
 
 
 class Batch:
@@ -359,22 +241,3 @@ def _plain(config: Any) -> bool:
 
 def _wide(x_BHSE: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x_BHSE, (0, 0, width - x_BHSE.shape[2], 0))
-
-
-def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    """Call on an event loop's thread; a loop that is gone has nobody left who waits."""
-    with suppress(RuntimeError):  # closed
-        loop.call_soon_threadsafe(function, *arguments)
-
-
-def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if not done.done():
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-
-def _show(job: Job, delta: Delta) -> None:
-    if job.on_delta is not None and not job.cancelled:
-        job.on_delta(delta)

@@ -7,15 +7,8 @@ before. Nothing of a request is kept in anything that another one reads, but for
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
-import queue
-import threading
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,13 +20,12 @@ from fairtrial.models.native.grammar import Matcher
 from fairtrial.models.native.prefix import Prefixes
 from fairtrial.models.native.sampling import Draw, draw
 from fairtrial.models.native.text import Text
-from fairtrial.models.waiting import QueueFullError
+from fairtrial.models.worker import Ticket, Worker
 from fairtrial.nn.decode import DecodeBatch, ForwardBatch, decode_batch, read
 from fairtrial.nn.model import Model
 from fairtrial.nn.state import State
 from fairtrial.nn.tokenizer import Tokenizer
 
-T = TypeVar("T")
 WORTH_KEEPING = 16
 """Tokens from which a prefix's state is kept."""
 PIECE = 512
@@ -41,7 +33,7 @@ PIECE = 512
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Job(Ticket):
     """One request in the engine."""
 
     prompt: list[int]
@@ -53,7 +45,6 @@ class Job:
     text: Text | None = None
     """Where the text is wanted while it grows."""
     matcher: Matcher | None = None
-    on_delta: Callable[[Delta], None] | None = None
     borders: tuple[int, ...] = ()
     """Lengths of prefixes whose states are worth keeping."""
     keep_end: bool = False
@@ -63,26 +54,13 @@ class Job:
     cached: int = 0
     """Tokens of the prompt that did not have to be read."""
     finish: str = ""
-    error: BaseException | None = None
-    cancelled: bool = False
-    loop: asyncio.AbstractEventLoop | None = None
-    done: asyncio.Future[None] | None = None
     state: State | None = None
     """While the prompt is read: after `at` tokens."""
     at: int = 0
 
 
-@dataclass(slots=True)
-class _Task:
-    """A function to run on the worker."""
-
-    run: Callable[[], Any]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Any]
-
-
-class Engine:
-    """Owns a model. `submit` and `run` may be called from any event loop."""
+class Engine(Worker[Job]):
+    """Owns a model. What `run` is given calls `weights_changed` if it changed the weights."""
 
     def __init__(
         self,
@@ -99,59 +77,15 @@ class Engine:
 
         `prefix_bytes`: for states of prefixes.
         """
-        self.model, self.tokenizer, self.slots, self.max_waiting = model, tokenizer, slots, max_waiting
-        self._exact, self._threads = exact, threads
+        super().__init__(slots=slots, max_waiting=max_waiting)
+        self.model, self.tokenizer, self._exact = model, tokenizer, exact
         extra = model.config.vocab > tokenizer.vocab_size
         self._unknown = torch.arange(model.config.vocab) >= tokenizer.vocab_size if extra else None
-        self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
-        self._reading: deque[Job] = deque()
-        self._running: list[Job] = []
         self._modules = list(model.modules())
         self._hooked = False
         self._batch = self._new_batch()
         self.prefixes = Prefixes(prefix_bytes)
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name="fairtrial-decode", daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> int:
-        """Requests that hold a slot now."""
-        return len(self._running) + len(self._reading)
-
-    @property
-    def waiting(self) -> int:
-        """Requests without a slot yet."""
-        return len(self._waiting) + self._inbox.qsize()
-
-    async def submit(self, job: Job) -> None:
-        """Return when the job is done (`job.finish`); cancelling this frees its slot before the next step.
-
-        Raises QueueFullError if too many wait already, else what went wrong while decoding.
-        """
-        self._open()
-        if self.running + self.waiting >= self.slots + self.max_waiting:
-            raise QueueFullError(self.slots, self.max_waiting)
-        job.loop = asyncio.get_running_loop()
-        job.done = job.loop.create_future()
-        self._inbox.put(job)
-        try:
-            await job.done
-        finally:
-            job.cancelled = True
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run a function on the worker thread, between two steps, and return its result.
-
-        For everything that uses the model beside decoding (scoring, hooks): torch work stays off the event loop, and
-        no two things use the model at once. A function that changed the weights calls `weights_changed`.
-        """
-        self._open()
-        loop = asyncio.get_running_loop()
-        task = _Task(function, loop, loop.create_future())
-        self._inbox.put(task)
-        return await task.done
+        self._start("fairtrial-decode", threads)
 
     def weights_changed(self) -> None:
         """Forget what was computed with the old weights. Only inside `run`, while nothing is decoding."""
@@ -162,35 +96,20 @@ class Engine:
         self.prefixes.clear()
         self._batch = self._new_batch()
 
-    async def close(self) -> None:
-        """Stop; what is running fails."""
-        if not self._closed:
-            self._closed = True
-            self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
-
-    def _open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the model was closed")
-
     # ---- on the worker ----
 
-    def _work(self) -> None:
-        torch.set_num_threads(self._threads)
-        while not self._closed:
-            self._take()
-            try:
-                with torch.inference_mode():
-                    self._drop_cancelled()
-                    self._follow_hooks()
-                    self._admit()
-                    if self._reading:
-                        self._read()
-                    if self._running:
-                        self._step()
-            except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
-                self._fail_all(error)
-        self._fail_all(RuntimeError("the model was closed"))
+    def _turn(self) -> None:
+        with torch.inference_mode():
+            self._drop_cancelled()
+            self._follow_hooks()
+            self._admit()
+            if self._reading:
+                self._read()
+            if self._running:
+                self._step()
+
+    def _renew(self) -> None:
+        self._batch = self._new_batch()
 
     def _new_batch(self) -> DecodeBatch:
         if self._hooked:  # the lean step would go around the modules
@@ -210,36 +129,9 @@ class Engine:
         for state in states:
             self._batch.join(state)
 
-    def _take(self) -> None:
-        """Take in what arrived; wait where there is nothing else to do."""
-        idle = not (self._running or self._reading or self._waiting)
-        while True:
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
-                return
-            if item is None:
-                return
-            idle = False
-            if isinstance(item, Job):
-                self._waiting.append(item)
-            else:
-                self._call(item)
-                idle = not (self._running or self._reading or self._waiting) and self._inbox.empty()
-
-    def _call(self, task: _Task) -> None:
-        try:
-            result = task.run()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
-            _post(task.loop, _settle, task.done, None, error)
-        else:
-            _post(task.loop, _settle, task.done, result, None)
-
-    def _drop_cancelled(self) -> None:
-        self._waiting = deque(job for job in self._waiting if not job.cancelled)
-        self._reading = deque(job for job in self._reading if not job.cancelled)
+    def _keep(self, tickets: list[Job]) -> None:
         for row in range(len(self._running) - 1, -1, -1):
-            if self._running[row].cancelled:
+            if self._running[row] not in tickets:
                 self._leave(row)
 
     def _leave(self, row: int) -> None:
@@ -247,10 +139,6 @@ class Engine:
         last = self._running.pop()
         if row < len(self._running):
             self._running[row] = last
-
-    def _admit(self) -> None:
-        while self._waiting and self.running < self.slots:
-            self._reading.append(self._waiting.popleft())
 
     def _begin(self, job: Job) -> State:
         """Where reading a prompt starts. Found out late, so that a request profits from the one just before it."""
@@ -343,46 +231,11 @@ class Engine:
             job.finish = "length"
         if job.finish and job.text is not None:
             shown += job.text.finish()
-        if job.on_delta is not None and job.loop is not None:
-            _post(job.loop, _show, job, Delta(shown, token_ids=(token,), logprobs=(logprob,)))
+        if job.on_delta is not None:
+            self._show(job, Delta(shown, token_ids=(token,), logprobs=(logprob,)))
         return bool(job.finish)
-
-    def _finish(self, job: Job, error: BaseException | None = None) -> None:
-        if job.loop is not None and job.done is not None:
-            _post(job.loop, _settle, job.done, None, error)
-
-    def _fail_all(self, error: BaseException) -> None:
-        for job in [*self._running, *self._reading, *self._waiting]:
-            self._finish(job, error)
-        self._running, self._reading, self._waiting = [], deque(), deque()
-        if self._closed:
-            while not self._inbox.empty():
-                item = self._inbox.get()
-                if item is not None and item.loop is not None:
-                    _post(item.loop, _settle, item.done, None, error)
-        else:
-            self._batch = self._new_batch()
 
 
 def _keep_nothing(job: Job) -> None:
     """What a hooked model computed is nobody else's prefix, also when the hooks are gone."""
     job.borders, job.keep_end = (), False
-
-
-def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    """Call on an event loop's thread; a loop that is closed has nobody left who waits."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)
-
-
-def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if not done.done():
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-
-def _show(job: Job, delta: Delta) -> None:
-    if job.on_delta is not None and not job.cancelled:
-        job.on_delta(delta)
