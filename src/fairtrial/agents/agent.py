@@ -47,6 +47,8 @@ class Mission:
     seed: int
     meter: Meter
     timer: Timer
+    skills: str = ""
+    """The list of skills that the box shows, with their places, for agents that do not look for them themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairtrial.agents.agent import Agent, Mission, Needs, Run
+from fairtrial.agents.skills.boxes import Pack
 from fairtrial.core.clock import Timer
 from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.limits import Limits, Meter
@@ -105,10 +106,12 @@ async def attempt(
     limits: Limits,
     meter: Meter,
     timer: Timer,
+    pack: Pack | None = None,
 ) -> Attempt:
     """Let `agent` work on the task and judge what it left.
 
-    `folder` is an empty host folder; the caller removes it. `skills` is "none" or "curated". Only the agent's run
+    `folder` is an empty host folder; the caller removes it. `skills` names the arm's set: "none", "curated", or that of
+    `pack`, which then says what is shown. Only the agent's run
     counts as working time. Raises InfraError when the sandbox or the verifier fails.
     """
     task, image = bench.task, bench.image
@@ -121,19 +124,22 @@ async def attempt(
     steps: list[dict[str, Any]] = []
     for number, step in enumerate(task.steps):
         needs = agent.needs(task, step)
-        shown = skill_mounts(task, image) if skills == "curated" or needs.skills else ()
+        shown = _shown(task, image, skills, pack, needs)
         spec = _spec(bench, files, needs, shown)
         with timer.waiting():
             await asyncio.to_thread(_fresh, files, spec.mounts)
             facts = {"skills": skills if not needs.skills else "always (the agent needs them)", "step": step.name}
-            listing = await asyncio.to_thread(_listing, bench, spec, (*shown, *needs.mounts), facts, number == 0)
+            seen = await asyncio.to_thread(_listing, bench, spec, (*shown, *needs.mounts), facts, number == 0)
         if number == 0:
-            result.visible = listing
+            result.visible = seen
         else:
-            result.blobs[f"visible_{step.name}.json"] = listing
+            result.blobs[f"visible_{step.name}.json"] = seen
         allowed = _allowed(step.agent_timeout_s or task.agent_timeout_s, limits, timer)
         box = Watched(bench.sandbox.box(spec), spec, timer, timer.working_s + allowed)
-        run = await _run(agent, box, Mission(trial, task, step, image, files, allowed, seed, meter, timer))
+        behind = "" if pack is None else pack.instruction
+        told = replace(step, instruction=step.instruction.rstrip() + behind) if behind else step
+        listing = "" if pack is None or needs.skills else pack.listing(image.skill_dirs[0])
+        run = await _run(agent, box, Mission(trial, task, told, image, files, allowed, seed, meter, timer, listing))
         with timer.waiting():
             tamper = await asyncio.to_thread(_tampering, bench, files, before, box.leftover)
             _collect(result, task, files, step, run)
@@ -151,6 +157,13 @@ async def attempt(
     result.scores = scores_of(task, result.rewards)
     result.flags = list(dict.fromkeys(result.flags))
     return result
+
+
+def _shown(task: Task, image: Image, skills: str, pack: Pack | None, needs: Needs) -> tuple[Mount, ...]:
+    """The mounts with skills."""
+    if pack is not None and pack.folder is not None and not needs.skills:
+        return tuple(Mount(pack.folder, place) for place in image.skill_dirs)
+    return skill_mounts(task, image) if skills in ("curated", "forced") or needs.skills else ()
 
 
 def skill_mounts(task: Task, image: Image) -> tuple[Mount, ...]:

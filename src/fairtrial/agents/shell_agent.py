@@ -121,7 +121,8 @@ class Shell:
                 meter=mission.meter,
                 timer=mission.timer,
             )
-            log = runtime.begin(mission.step.instruction.rstrip() + _TASK, seed=mission.seed)
+            question = mission.step.instruction.rstrip() + _TASK
+            log = runtime.begin(question, seed=mission.seed, told=mission.skills)
             try:
                 await runtime.play(log, run=mission.trial)
             except LimitExceeded as error:

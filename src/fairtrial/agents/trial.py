@@ -16,17 +16,22 @@ from fairtrial.agents import forger_program
 from fairtrial.agents.agent import Agent, open_agent
 from fairtrial.agents.attempt import Attempt, Bench, attempt
 from fairtrial.agents.forger import Forger
+from fairtrial.agents.skills.boxes import Pack, Packs
+from fairtrial.agents.skills.settings import skill_settings
+from fairtrial.agents.skills.writing import Creator
 from fairtrial.core.clock import SystemClock, Timer
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import InfraError, UserError, one_line
 from fairtrial.core.findings import Finding
-from fairtrial.core.ids import file_digest
+from fairtrial.core.ids import canonical_json, file_digest, seed
 from fairtrial.core.limits import Limits, Meter
 from fairtrial.core.places import cache_folder
 from fairtrial.core.record import Outcome, Record
 from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
+from fairtrial.models.model import Model, Sampling
+from fairtrial.models.opening import model_settings, open_model
 from fairtrial.tasks.gate import Proof, Proofs, Rule, prove, refusal, warnings
 from fairtrial.tasks.harbor.image import build_image, verifier_tools
 from fairtrial.tasks.sandbox.api import Sandbox
@@ -72,8 +77,9 @@ class ArmSettings(Config):
 
     agent: str | dict[str, Any]
     """"oracle", "nop", "forger", or a table with `id` and the agent's own settings."""
-    skills: Literal["none", "curated"] = "none"
-    """Whether the task's own skill folder is in the agent's box."""
+    skills: str | dict[str, Any] = "none"
+    """Which skills are in the agent's box: none, curated (the task's own folder), forced ... or a table with `id` and
+    settings (`SkillSettings`)."""
 
 
 class AgentTrial:
@@ -94,6 +100,7 @@ class AgentTrial:
         sandbox = with_paths(choose(settings.sandbox))
         tasks = _tasks(settings, base)
         networks: dict[str, str] = {}
+        packs = Packs(tasks)
         for name, arm in arms.items():
             chosen = _arm(arm)
             agent = open_agent(chosen.agent, base, where=f'arm "{name}": agent')
@@ -102,8 +109,9 @@ class AgentTrial:
                 raise UserError(
                     f'arm "{name}": the forger attacks its box and never runs without one; use another sandbox'
                 )
-            if chosen.skills == "curated" and not any(task.skills for task in tasks):
-                raise UserError(f'arm "{name}": skills = "curated", but no task of the suite has a skill')
+            skills = packs.check(chosen.skills, f'arm "{name}": skills')
+            if skills.creator is not None:
+                model_settings(skills.creator, where=f'arm "{name}": skills: creator')
             networks[name] = "public" if agent.needs(tasks[0], tasks[0].steps[0]).network == "public" else "as the task"
         if len(set(networks.values())) > 1:
             shown = ", ".join(f"{name}: {network}" for name, network in networks.items())
@@ -143,8 +151,9 @@ class AgentTrial:
         """Agent, skills and network of an arm."""
         chosen = _arm(arm)
         agent = open_agent(chosen.agent, Path())
-        skills = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
-        return {"network": "as the task", "skills": skills[chosen.skills], **agent.describe()}
+        known = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
+        skills = chosen.skills if isinstance(chosen.skills, str) else canonical_json(chosen.skills).decode()
+        return {"network": "as the task", "skills": known.get(skills, skills), **agent.describe()}
 
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
@@ -228,22 +237,41 @@ class AgentWorker:
     sandbox: Sandbox
     cache: Path
     scratch: Scratch
+    packs: Packs
+    creators: Mapping[str, Model]
+    """By arm: the models that write skills."""
     _benches: dict[str, asyncio.Task[Bench]] = field(default_factory=dict)
 
     async def run(self, job: Job, context: TrialContext) -> Record:
         """Run one trial; its temporary folder is gone when this returns, however it ends."""
-        arm, agent = self.arms[job.key.arm], self.agents[job.key.arm]
+        agent = self.agents[job.key.arm]
         with context.timer.waiting():
             bench = await self._bench(job.key.task)
         folder = self.scratch.folder(str(job.key))
         try:
+            pack = await self._pack(job, context, folder)
             result = await attempt(
-                bench, agent, skills=arm.skills, folder=folder, trial=str(job.key), seed=job.seed, limits=job.limits,
-                meter=context.meter, timer=context.timer,
+                bench, agent, skills=pack.arm.id, folder=folder, trial=str(job.key), seed=job.seed, limits=job.limits,
+                meter=context.meter, timer=context.timer, pack=pack,
             )  # fmt: skip
         finally:
             await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+        if pack.own or pack.skills:
+            result.details["skills"] = pack.account(result.trajectory)
+        if pack.said:
+            result.blobs["skill_creation.json"] = canonical_json(list(pack.said))
         return self._record(job, context, result, agent, bench)
+
+    async def _pack(self, job: Job, context: TrialContext, folder: Path) -> Pack:
+        """The skills of a trial. Raises LimitExceeded and InfraError where a model writes them."""
+        spec, place = self.arms[job.key.arm].skills, folder / "skills"
+        place.mkdir()
+        creator, model = None, self.creators.get(job.key.arm)
+        if model is not None:
+            settings = skill_settings(spec, "skills")
+            creator = Creator(model, settings, job.seed, Sampling(), context.meter, context.timer)
+        drawn = seed(job.block_seed, job.key.task, job.key.repeat, "environment")
+        return await self.packs.make(spec, self.tasks[job.key.task], place, drawn, creator)
 
     async def _bench(self, task: str) -> Bench:
         """The task's environment, built once however many trials ask for it at the same time."""
@@ -288,8 +316,8 @@ class AgentWorker:
         for bench in self._benches.values():
             bench.cancel()
         await asyncio.gather(*self._benches.values(), return_exceptions=True)
-        for agent in self.agents.values():
-            await agent.close()
+        for held in (*self.agents.values(), *self.creators.values()):
+            await held.close()
         await asyncio.to_thread(self.scratch.close)
 
 
@@ -300,4 +328,10 @@ def open_worker(settings: Mapping[str, Any]) -> AgentWorker:
     arms = {name: parse(ArmSettings, arm, where=f'arm "{name}"') for name, arm in settings["arms"].items()}
     agents = {name: open_agent(arm.agent, base, where=f'arm "{name}": agent') for name, arm in arms.items()}
     tasks = {task.id: task for task in _tasks(suite, base)}
-    return AgentWorker(tasks, arms, agents, with_paths(choose(suite.sandbox)), cache_folder(), Scratch())
+    creators = {
+        name: open_model(spec, base, where=f'arm "{name}": skills: creator')
+        for name, arm in arms.items()
+        if (spec := skill_settings(arm.skills, f'arm "{name}": skills').creator) is not None
+    }
+    packs, sandbox = Packs(list(tasks.values())), with_paths(choose(suite.sandbox))
+    return AgentWorker(tasks, arms, agents, sandbox, cache_folder(), Scratch(), packs, creators)
