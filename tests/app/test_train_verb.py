@@ -66,6 +66,7 @@ def test_own_text_files_become_a_model_and_the_same_command_continues(folder: Pa
     first = fairtrial(*command, cwd=folder)
     assert first.returncode == 0, first.stderr
     assert "4 steps of a model with" in first.stdout and "bits per byte" in first.stdout
+    assert "tokens/s  ETA" in first.stderr, "progress is shown without a terminal too"
     assert (folder / "mine/tokenizer.json").exists()
     assert (folder / "mine/checkpoints/step-00000004/model.safetensors").exists()
     assert "fairtrial serve native:mine/model" in first.stdout
@@ -111,6 +112,15 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
     assert 'unknown letter "X" at position 2' in complaint(
         fairtrial("run.toml", "--set", "model.pattern=KX", cwd=folder)
     )
+    for change, said in (
+        ("model.pattern=KX", 'unknown letter "X" at position 2'),
+        ("model.kda_value_heads=4", "kda_value_heads 4 is not a multiple of kda_heads 3"),
+        ("vocabulary=256", '"vocabulary"'),
+        ("device=cuda:9", '"device" is "cuda:9"'),
+    ):
+        done = fairtrial("--text", "own.txt", "--out", "t", "--set", change, cwd=folder)
+        assert said in complaint(done) and "required" not in done.stderr
+        assert "reading the text" not in done.stderr, "the configuration is looked at before a long text is"
     (folder / "empty.txt").write_text("\n")
     said = complaint(fairtrial("--text", "empty.txt", "--out", "e", cwd=folder))
     assert "there is no text in" in said and "empty.txt" in said

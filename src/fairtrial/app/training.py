@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import shlex
 import signal
@@ -26,8 +27,15 @@ if TYPE_CHECKING:
     from fairtrial.training.pretrain import Trained
     from fairtrial.training.settings import TrainConfig
 
-_TEXT_DEFAULTS: dict[str, Any] = {"vocabulary": 1024, "optim": {"kind": "muon", "lr": 3e-3}}
+_TEXT_DEFAULTS: dict[str, Any] = {
+    "vocabulary": 1024,
+    "model": {"preset": "tiny"},
+    "optim": {"kind": "muon", "lr": 3e-3},
+}
 """For a user's own text; every key can be overridden with --set."""
+
+_LINE_S = 30.0
+"""Where there is no terminal: seconds between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +158,12 @@ def _train(
 
 
 class Progress:
-    """Shows a run on standard error: one live line on a terminal, a line for each evaluation elsewhere."""
+    """Shows a run on standard error: one live line on a terminal; elsewhere a line now and then and per evaluation."""
 
     def __init__(self, clock: Clock, *, shown: bool) -> None:
         self.clock, self._shown = clock, shown
         self._live = shown and sys.stderr.isatty()
-        self._steps, self._last, self._open = 0, -1.0, False
+        self._steps, self._last, self._open = 0, -math.inf, False
         self._asked = False
 
     def phase(self, text: str) -> None:
@@ -207,14 +215,18 @@ class Progress:
 
     def _step(self, row: dict[str, Any]) -> None:
         now = self.clock.monotonic()
-        if not self._live or (now - self._last < 0.2 and row["step"] < self._steps):
+        if now - self._last < (0.2 if self._live else _LINE_S) and not (self._live and row["step"] == self._steps):
             return
-        self._last, self._open = now, True
+        self._last = now
         skipped = f"  {row['skipped']} skipped" if row.get("skipped") else ""
-        sys.stderr.write(
-            f"\r\x1b[2Kstep {row['step']}/{self._steps}  loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+        text = (
+            f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
             f"  ETA {_clock(row['eta_s'])}{skipped}"
         )
+        if not self._live:
+            return self._line(text)
+        self._open = True
+        sys.stderr.write(f"\r\x1b[2K{text}")
         sys.stderr.flush()
 
     def _line(self, text: str) -> None:

@@ -15,8 +15,9 @@ from fairtrial.store import whole_folder
 from fairtrial.training.continuing import Plan, make_plan
 from fairtrial.training.corpus import ByteTokenizer, Encoder, training_part
 from fairtrial.training.journal import Watcher
+from fairtrial.training.precision import usable_device
 from fairtrial.training.pretrain import CHECKPOINTS, Trained, Trainer
-from fairtrial.training.settings import TrainConfig
+from fairtrial.training.settings import TrainConfig, model_config
 
 TOKENIZER = "tokenizer.json"
 MODEL = "model"
@@ -54,6 +55,8 @@ def launch(
     Raises:
         UserError, StorageError: see `Trainer.run` and `make_plan`.
     """
+    model_config(config, 1, where)  # Before the text is read: what is wrong is said at once.
+    usable_device(config.device)
     phase("reading the text")
     tokenizer = _tokenizer(config, base, out, start)
     plan = make_plan(config, base, out, tokenizer, where)

@@ -17,6 +17,7 @@ from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.presets import preset
 from fairtrial.nn.schedule import OptimConfig, Schedule
+from fairtrial.nn.tokenizer import SPECIALS
 
 SUM_TOLERANCE = 1e-6
 
@@ -86,7 +87,7 @@ class TrainConfig(Config):
     """Fields of a model configuration, on top of `preset` where it is named; `vocab` follows from the tokenizer."""
     tokenizer: str = "train"
     """A tokenizer file, "bytes" (a token for each byte), or "train": learned from the sources, kept beside the run."""
-    vocabulary: int = Field(default=4096, ge=256)
+    vocabulary: int = Field(default=4096, ge=256 + len(SPECIALS))
     """With tokenizer = "train": its size."""
     sources: dict[str, Source] = Field(min_length=1)
     stages: tuple[Stage, ...] = ()
