@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fairtrial.agents.log import (
+    WASTED,
     Block,
     Called,
     Folded,
@@ -194,7 +195,10 @@ class Times:
     """Seconds of the run's clock in tools."""
 
     makespan_s: float
-    """From the start of a step's first node to the end of its last, over all steps."""
+    """From the start of a step's first node to the end of its last, over all steps. Of a step that was streamed: from
+    when the turn was accepted."""
+    ahead_s: float
+    """How long tools worked while the model still wrote, over all steps that were streamed."""
     critical_path_s: float
     """The longest chains of the same steps, with the nodes' measured durations: what no executor can beat."""
     work_s: float
@@ -204,9 +208,13 @@ class Times:
 def times(steps: Sequence[Step]) -> Times:
     """How long the tools took, and how long they would have had to."""
     ran = [step for step in steps if step.results]
-    makespan = sum(max(r.ended for r in step.results) - min(r.started for r in step.results) for step in ran)
+    spans = [
+        (min(r.started for r in step.results), step.planned.at, max(r.ended for r in step.results)) for step in ran
+    ]
+    makespan = sum(max(0.0, end - max(first, at)) for first, at, end in spans)
+    ahead = sum(max(0.0, min(end, at) - first) for first, at, end in spans)
     work = sum(result.ended - result.started for step in ran for result in step.results)
-    return Times(makespan, sum(_longest(step) for step in ran), work)
+    return Times(makespan, ahead, sum(_longest(step) for step in ran), work)
 
 
 def _longest(step: Step) -> float:
@@ -289,6 +297,7 @@ def account(log: Log, estimate: Estimate, *, facts: Sequence[Fact] = (), pages: 
         "tools": _tools(log, pages),
         "time": {
             "makespan_s": spent.makespan_s,
+            "ahead_s": spent.ahead_s,
             "critical_path_s": spent.critical_path_s,
             "work_s": spent.work_s,
             "ratio": _ratio(spent.makespan_s, spent.critical_path_s),
@@ -304,7 +313,7 @@ def _sums(calls: Sequence[CallTokens]) -> dict[str, int]:
 
 
 def _tools(log: Log, pages: Sequence[str]) -> dict[str, Any]:
-    """Calls of tools, and those that brought nothing: failed, or the same again, or a page that was not needed."""
+    """Calls of tools; those in vain (for a refused turn), failed, made again, or to pages not needed are wasted."""
     outcomes = Counter(result.status for step in log.steps for result in step.results)
     asked = Counter(
         json.dumps([tool, args], sort_keys=True) for _, result, tool, args in tool_calls(log) if result.status == "ok"
@@ -312,13 +321,15 @@ def _tools(log: Log, pages: Sequence[str]) -> dict[str, Any]:
     repeated = asked.total() - len(asked)
     failed = outcomes.total() - outcomes["ok"]
     beside = len(set(visited(log)) - set(pages)) if pages else 0
+    in_vain = sum(isinstance(event, Noted) and event.code == WASTED for event in log.events)
     nodes = [len(step.planned.plan.nodes) for step in log.steps if step.planned.plan.nodes]
     return {
         "calls": outcomes.total(),
         "outcomes": dict(sorted(outcomes.items())),
         "repeated": repeated,
         "beside": beside,
-        "wasted": failed + repeated + beside,
+        "in_vain": in_vain,
+        "wasted": failed + repeated + beside + in_vain,
         "plans": len(nodes),
         "nodes_per_plan": _ratio(sum(nodes), len(nodes)),
     }

@@ -31,6 +31,7 @@ from fairtrial.agents.skills.disclosure import Kit
 from fairtrial.agents.skills.episodes import Teacher, check_skills, evidence, leaked
 from fairtrial.agents.skills.settings import WRITTEN, skill_settings
 from fairtrial.agents.skills.writing import Creator
+from fairtrial.agents.streaming import why_not
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core import registry
 from fairtrial.core.clock import Clock
@@ -58,6 +59,8 @@ class EpisodeSuite(Config):
 
     world: str | dict[str, Any]
     """`"wiki"`, or a table with `id` and the world's own settings."""
+    model: ModelSpec | None = None
+    """Of the arms that name none."""
     tasks: tuple[str, ...] = ()
     """Globs of episode ids to take; none means all."""
     limit: int | None = Field(default=None, ge=1)
@@ -90,13 +93,16 @@ class EpisodeSuite(Config):
 class EpisodeArm(Config):
     """An arm of a study of episodes. `turns` to `sampling` are the suite's unless `differs` names them."""
 
-    model: ModelSpec
-    """KIND:TEXT or a table as for every model. Or "oracle" (as a table: kind = "oracle" and the settings of the oracle
-    player): the world's gold plan, played by a script."""
+    model: ModelSpec | None = None
+    """KIND:TEXT or a table as for every model; None: the suite's. Or "oracle" (as a table: kind = "oracle" and the
+    settings of the oracle player): the world's gold plan, played by a script."""
     policy: str | dict[str, Any] = "append"
     planner: str | dict[str, Any] = "react"
     execution: Mode = "ready"
     """ready: a call starts when what it needs has ended; levels: a barrier after each level; sequential: one by one."""
+    streaming: bool = False
+    """Whether calls that change nothing begin while the model still writes its plan; for real time and a model that
+    streams (an endpoint's needs live = true)."""
     skills: str | dict[str, Any] = "none"
     """Which skill texts are shown: none, curated, forced ... or a table with `id` and settings (`SkillSettings`)."""
     differs: tuple[str, ...] = ()
@@ -115,6 +121,14 @@ def effective(suite: EpisodeSuite, arm: EpisodeArm) -> EpisodeSuite:
     """The suite with what the arm sets otherwise."""
     changed = {name: value for name in _TOP if (value := getattr(arm, name)) is not None}
     return suite.model_copy(update=changed)
+
+
+def model_of(suite: EpisodeSuite, arm: EpisodeArm, where: str = "arm") -> ModelSpec:
+    """The model of an arm. Raises UserError where neither the arm nor the suite names one."""
+    spec = suite.model if arm.model is None else arm.model
+    if spec is None:
+        raise UserError(f'{where}: "model" is required: name one in the arm, or one for all arms in [suite]')
+    return spec
 
 
 def check_equal(suite: EpisodeSuite, arms: Mapping[str, EpisodeArm]) -> None:
@@ -170,14 +184,14 @@ class EpisodeTrial:
         check_equal(common, mine)
         _, episodes = self._episodes(common, base)
         for name, arm in mine.items():
-            settings = effective(common, arm)
-            _open_parts(arm, settings, f'arm "{name}"')
+            settings, model = effective(common, arm), model_of(common, arm, f'arm "{name}"')
+            _check_streaming(arm, settings, model, f'arm "{name}"')
             skills = check_skills(arm.skills, self._episodes(common, base)[0], list(episodes.values()),
                                   f'arm "{name}": skills')  # fmt: skip
-            creator = skills.creator or (arm.model if skills.id in WRITTEN else None)
+            creator = skills.creator or (model if skills.id in WRITTEN else None)
             if creator is not None and _oracle(creator, f'arm "{name}"') is not None:
                 raise UserError(f'arm "{name}": skills: the oracle writes no skills; name a creator that can')
-            for what, spec in (("model", arm.model), ("reader", settings.reader), ("skills: creator", skills.creator)):
+            for what, spec in (("model", model), ("reader", settings.reader), ("skills: creator", skills.creator)):
                 where = f'arm "{name}": {what}'
                 if spec is None:
                     continue
@@ -213,7 +227,10 @@ class EpisodeTrial:
     def describe(self, arm: Config) -> Mapping[str, str]:
         """What the arm is made of, and where it differs from the others."""
         mine = _arm(arm)
-        facts = {name: _shown(getattr(mine, name)) for name in ("model", "policy", "planner", "execution")}
+        named = ("model", "policy", "planner", "execution")
+        facts = {name: _shown(value) for name in named if (value := getattr(mine, name)) is not None}
+        if mine.streaming:
+            facts["streaming"] = "true"
         if mine.skills != "none":
             facts["skills"] = _shown(mine.skills)
         return facts | {f"differs: {name}": _shown(getattr(mine, name)) for name in mine.differs}
@@ -274,6 +291,18 @@ def _open_parts(arm: EpisodeArm, settings: EpisodeSuite, where: str) -> tuple[An
     return policy, open_planner(arm.planner, where=f"{where}: planner")
 
 
+def _check_streaming(arm: EpisodeArm, settings: EpisodeSuite, model: ModelSpec, where: str) -> None:
+    """Refuse (UserError) an arm whose parts do not exist, or that asks for streaming which would do nothing."""
+    _, planner = _open_parts(arm, settings, where)
+    if not arm.streaming:
+        return
+    scripted = _oracle(model, where) is not None
+    live = not scripted and getattr(model_settings(model, where=f"{where}: model")[1], "live", True)
+    reason = why_not(planner, arm.execution, settings.time == "simulated", scripted=scripted, live=live)
+    if reason is not None:
+        raise UserError(f"{where}: streaming = true {reason}")
+
+
 @dataclass(slots=True)
 class EpisodeWorker:
     """Runs trials of the kind "episode"."""
@@ -308,7 +337,8 @@ class EpisodeWorker:
         skills = skill_settings(arm.skills, f'arm "{job.key.arm}": skills')
         creator = None
         if skills.id in WRITTEN:
-            model, sampling = self._model(skills.creator or arm.model, episode), effective(self.suite, arm).sampling
+            model = self._model(skills.creator or model_of(self.suite, arm), episode)
+            sampling = effective(self.suite, arm).sampling
             creator = Creator(model, skills, job.seed, sampling, context.meter, context.timer)
 
         async def play(other: Episode, kit: Kit, name: str) -> str | None:
@@ -341,7 +371,7 @@ class EpisodeWorker:
                 timer=context.timer,
             )
         return Runtime(
-            self._model(arm.model, episode, planner, policy),
+            self._model(model_of(self.suite, arm), episode, planner, policy),
             policy,
             planner,
             [*tools, *kit.tools],
@@ -353,6 +383,7 @@ class EpisodeWorker:
             reader=reader,
             meter=context.meter,
             timer=context.timer,
+            streaming=arm.streaming,
         )
 
     def _model(self, spec: ModelSpec, episode: Episode, planner: Any = None, policy: Any = None) -> Model:
@@ -451,11 +482,14 @@ def open_worker(settings: Mapping[str, Any]) -> EpisodeWorker:
     for name, arm in arms.items():
         own = effective(suite, arm)
         creator = skill_settings(arm.skills, f'arm "{name}": skills').creator
-        for what, spec in (("model", arm.model), ("reader", own.reader), ("skills: creator", creator)):
+        named = model_of(suite, arm)
+        for what, spec in (("model", named), ("reader", own.reader), ("skills: creator", creator)):
             if spec is not None and _key(spec) not in models and _oracle(spec, "model") is None:
                 models[_key(spec)] = open_model(spec, base, where=f'arm "{name}": {what}')
         native = open_planner(arm.planner, where=f'arm "{name}": planner').native
-        model = models.get(_key(arm.model))
+        model = models.get(_key(named))
         if native and model is not None and "tools" not in model.features:
             raise UserError(f'arm "{name}": planner = "native" needs a model that calls tools, which this one does not')
+        if arm.streaming and model is not None and "stream" not in model.features:
+            raise UserError(f'arm "{name}": streaming = true needs a model that streams, which this one does not')
     return EpisodeWorker(suite, arms, world, _chosen(suite, world), models, Teacher(world))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from fairtrial.agents.journal import Journal
 from fairtrial.agents.log import Result
 from fairtrial.agents.planners.plan import Node, Plan
-from fairtrial.agents.running import Conditions, Mode, Run
-from fairtrial.agents.scheduling import Latencies
+from fairtrial.agents.running import Conditions, Deadline, Mode, Run
+from fairtrial.agents.scheduling import Latencies, Load
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import Clock
 
@@ -50,12 +50,13 @@ async def execute(
     clock: Clock,
     mode: Mode = "ready",
     workers: int | None = None,
-    deadline: float | None = None,
+    deadline: Deadline = None,
     fail_fast: bool = False,
     journal: Journal | None = None,
     run: str = "",
     on_result: Callable[[Result], None] | None = None,
     latencies: Latencies | None = None,
+    load: Load | None = None,
     grace_s: float = 1.0,
 ) -> Execution:
     """Run a plan.
@@ -68,12 +69,14 @@ async def execute(
         clock: For all times and waits.
         mode: See `Mode`.
         workers: Calls at once; None: as many as can run.
-        deadline: Instant of the clock at which calls under way time out and the rest is cancelled.
+        deadline: Instant of the clock at which calls under way time out and the rest is cancelled; a function is asked
+            for it when the last node has come.
         fail_fast: Stop the rest after the first call that fails or times out.
         journal: Where attempts are recorded, or taken from.
         run: The run's name in the journal.
         on_result: Told each result as it comes, in order of completion; every node's, also when the plan is cut short.
         latencies: Kept by the caller over steps; tells which chain is likely the longest when workers are few.
+        load: Kept by the caller over steps: what of each tool is under way counts against its `concurrency`.
         grace_s: How long a cancelled tool may take to stop before it is left behind.
 
     Returns:
@@ -88,7 +91,18 @@ async def execute(
     whole = Plan(tuple([node async for node in plan])) if mode != "ready" and not isinstance(plan, Plan) else plan
     workers = 1 if mode == "sequential" else workers
     conditions = Conditions(
-        step, clock, mode, workers, deadline, fail_fast, journal, run, on_result, latencies or Latencies(), grace_s
+        step,
+        clock,
+        mode,
+        workers,
+        deadline,
+        fail_fast,
+        journal,
+        run,
+        on_result,
+        latencies or Latencies(),
+        load or Load(),
+        grace_s,
     )
     under_way = Run(whole, tools, conditions)
     results = await under_way.drive()

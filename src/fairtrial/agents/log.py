@@ -70,6 +70,8 @@ class Planned:
     """Kept in later prompts (AgentFold's motivation). Thinking is not; it stays in the call's reply."""
     action: str = ""
     """The action as the model wrote it."""
+    at: float = field(default=0.0, compare=False)
+    """When it was accepted, in seconds of the run's clock; no part of the canonical log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Noted:
     text: str
 
 
+WASTED = "wasted-call"
+"""Code of the note on a call that was begun for a turn that then was refused."""
 Event = Asked | Called | Rejected | Folded | Planned | Result | Answered | Limited | Noted
 
 
@@ -141,6 +145,8 @@ class Log:
     def __init__(self, asked: Asked) -> None:
         self._events: list[Event] = [asked]
         self._steps: list[Step] = []
+        self._results: list[Result] = []
+        """Of the last step, not yet in it: steps are put together when they are asked for."""
         self._blocks: list[Block] = []
         self._pending: list[tuple[Message, Rejected]] = []
         self._message: Message | None = None
@@ -157,13 +163,13 @@ class Log:
         elif isinstance(event, Planned):
             if event.step != len(self._steps) or self._message is None:
                 raise ValueError(f"step {event.step} does not follow step {len(self._steps) - 1} and its model call")
+            self._gather()
             self._steps.append(Step(event.step, self._message, event, ()))
             self._pending = []
         elif isinstance(event, Result):
-            step = self._steps[-1]
-            if event.step != step.number:
-                raise ValueError(f"a result of step {event.step} came in step {step.number}")
-            self._steps[-1] = Step(step.number, step.message, step.planned, (*step.results, event))
+            if event.step != len(self._steps) - 1:
+                raise ValueError(f"a result of step {event.step} came in step {len(self._steps) - 1}")
+            self._results.append(event)
         elif isinstance(event, Folded):
             self._blocks = folded(self._blocks, event, latest=len(self._steps) - 1)
         self._events.append(event)
@@ -183,6 +189,7 @@ class Log:
     @property
     def steps(self) -> tuple[Step, ...]:
         """All accepted turns with their results."""
+        self._gather()
         return tuple(self._steps)
 
     @property
@@ -205,6 +212,12 @@ class Log:
         """The final answer, if there is one."""
         last = self._events[-1]
         return last.text if isinstance(last, Answered) else None
+
+    def _gather(self) -> None:
+        if self._results:
+            step = self._steps[-1]
+            results = (*step.results, *self._results)
+            self._steps[-1], self._results = Step(step.number, step.message, step.planned, results), []
 
     def calls(self) -> Iterator[Called]:
         """All model calls in order."""

@@ -7,17 +7,16 @@ needed between its levels (ReWOO's LLM worker does the same; the public code of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from fairtrial.agents.log import Called
-from fairtrial.agents.simulated import SimulatedClock
+from fairtrial.agents.simulated import SimulatedClock, held
 from fairtrial.agents.tools.tool import Tool, ToolError
 from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.errors import LimitExceeded
 from fairtrial.core.ids import canonical_json, digest
-from fairtrial.core.limits import Meter
+from fairtrial.core.limits import Meter, Usage
 from fairtrial.models.model import ContextTooLongError, Message, Model, Request, Sampling
 
 NAME = "read"
@@ -47,6 +46,8 @@ class Reader:
     timer: Timer | None = None
     overrun: LimitExceeded | None = None
     """The trial's limit that a call overran."""
+    owed: list[Usage] | None = None
+    """While a turn is not yet whole: what was spent ahead of it, to be charged behind the turn itself."""
     _calls: list[tuple[str, Called]] = field(default_factory=list[tuple[str, Called]])
 
     @property
@@ -71,16 +72,15 @@ class Reader:
         seed = derived_seed(self.seed, NAME, key) if "seed" in self.model.features else None
         request = Request(messages=messages, sampling=self.sampling.model_copy(update={"seed": seed}))
         try:
-            with self._held():
+            with held(self.clock):
                 reply = await self.model.generate(request, timer=self.timer)
         except ContextTooLongError as error:
             raise ToolError(f"the document is too long to be read: {error}") from None
         self._calls.append((key, Called(request, reply, "reader")))
-        try:
-            if self.meter is not None:
-                self.meter.charge(reply.usage)
-        except LimitExceeded as error:
-            self.overrun = error
+        if self.owed is None:
+            self._charge(reply.usage)
+        else:
+            self.owed.append(reply.usage)
         if self.seconds and isinstance(self.clock, SimulatedClock):
             await self.clock.sleep(self.seconds)
         answer = reply.text.strip()
@@ -88,8 +88,18 @@ class Reader:
             raise ToolError("the document does not say it")
         return answer
 
-    def _held(self) -> AbstractContextManager[None]:
-        return self.clock.hold() if isinstance(self.clock, SimulatedClock) else nullcontext()
+    def settle(self) -> None:
+        """Charge what is owed; from now on everything at once."""
+        owed, self.owed = self.owed or (), None
+        for usage in owed:
+            self._charge(usage)
+
+    def _charge(self, usage: Usage) -> None:
+        try:
+            if self.meter is not None:
+                self.meter.charge(usage)
+        except LimitExceeded as error:
+            self.overrun = error
 
     def drain(self) -> list[Called]:
         """The calls since the last drain, in an order that does not depend on which of them came back first."""

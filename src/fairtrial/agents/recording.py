@@ -108,6 +108,8 @@ class _Writer:
         elif isinstance(event, Answered):
             return [self._action(MessageAction(content=event.text))]
         elif isinstance(event, _TOLD):
+            if isinstance(event, Noted) and event.code == "summary-failed":
+                self._summary = True
             named = {"limit": event.limit} if isinstance(event, Limited) else {"code": event.code}
             text = f"limit reached: {event.limit}" if isinstance(event, Limited) else event.text
             return [TextObservation(content=text, source="system", extra=_own(**named))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +17,16 @@ from fairtrial.agents.log import Result, Status
 from fairtrial.agents.planners.checks import ArgumentError, Validator, validator
 from fairtrial.agents.planners.plan import Node, Plan, refs
 from fairtrial.agents.resolve import UnresolvedError, resolve
-from fairtrial.agents.scheduling import Latencies, WriteOrder, levels, topological, upward_ranks
+from fairtrial.agents.scheduling import Latencies, Load, WriteOrder, levels, topological, upward_ranks
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import Clock
 from fairtrial.core.errors import UserError, did_you_mean, one_line
 
 Mode = Literal["ready", "levels", "sequential"]
 """When a call starts. ready: what it depends on has ended; levels: the level before has ended; sequential: alone."""
+
+Deadline = float | Callable[[], float | None] | None
+"""An instant of the clock, or what tells it once the plan is whole."""
 
 _ALL, _GRACE = -1, -1
 """Among the alarms: the whole plan instead of a node; the end of the grace time instead of an attempt's."""
@@ -37,12 +40,13 @@ class Conditions:
     clock: Clock
     mode: Mode
     workers: int | None
-    deadline: float | None
+    deadline: Deadline
     fail_fast: bool
     journal: Journal | None
     run: str
     on_result: Callable[[Result], None] | None
     latencies: Latencies
+    load: Load
     grace_s: float
 
 
@@ -72,6 +76,8 @@ class Slot:
     result: Result | None = None
     started: float = 0.0
     ended: float = 0.0
+    left: bool = False
+    """Its tool did not stop and was left behind."""
     path: float = 0.0
     """Seconds from the plan's start to this node's end if no call had ever waited for a scheduler."""
 
@@ -92,7 +98,7 @@ class Run:
         self.fresh: deque[int] = deque()
         self.heap: list[tuple[float, int]] = []
         self.parked: dict[str, list[tuple[float, int]]] = {}
-        self.busy: Counter[str] = Counter()
+        self.load = conditions.load
         self.running: dict[int, None] = {}
         self.finished: deque[int] = deque()
         self.held: dict[int, list[int]] = {}
@@ -108,11 +114,12 @@ class Run:
         self.inbox: deque[Node] = deque()
         self.began = self.last_end = self.clock.monotonic()
         self.replays = self.journal is not None and self.journal.mode == "replay"
-        if conditions.deadline is not None and not self.replays:
-            self.alarms.set(conditions.deadline, _ALL, 0)
+        if not callable(conditions.deadline):
+            self._end_by(conditions.deadline)
 
     async def drive(self) -> tuple[Result, ...]:
         """Run to the end, or to the point where nothing is left running; then raise what cut it short."""
+        self.load.bells.append(self._freed)
         try:
             self._open()
             while True:
@@ -130,6 +137,7 @@ class Run:
                         raise
                     self._abort(error)
         finally:
+            self.load.bells.remove(self._freed)
             for task in (self.feed, *(self.slots[index].task for index in self.running)):
                 if task is not None:
                     task.cancel()
@@ -187,6 +195,8 @@ class Run:
 
     def _whole(self) -> None:
         """The plan is complete: orders over all of it can be made."""
+        if callable(self.conditions.deadline):
+            self._end_by(self.conditions.deadline())
         for name, waiting in self.expected.items():
             for index in waiting:
                 self.slots[index].broken = f'it depends on "{name}", which is no node{did_you_mean(name, self.places)}'
@@ -358,10 +368,13 @@ class Run:
         if self.unstarted is not None:
             self._settle(index, self.unstarted)
             return
-        if tool.concurrency is not None and self.busy[tool.name] >= tool.concurrency:
-            heapq.heappush(self.parked.setdefault(tool.name, []), entry)
+        if tool.concurrency is not None and self.load.busy[tool.name] >= tool.concurrency:
+            if self.load.left[tool.name] >= tool.concurrency:
+                self._settle(index, Outcome("error", "not started: its tool still works on calls that did not stop"))
+            else:
+                heapq.heappush(self.parked.setdefault(tool.name, []), entry)
             return
-        self.busy[tool.name] += 1
+        self.load.busy[tool.name] += 1
         self.running[index] = None
         slot.started = self.clock.monotonic()
         slot.task = asyncio.create_task(self._timed(slot, call))
@@ -382,8 +395,16 @@ class Run:
     def _ended(self, index: int, task: asyncio.Task[Outcome]) -> None:
         if not task.cancelled():
             task.exception()
+        slot = self.slots[index]
+        self.load.free(slot.node.tool, left=slot.left)
         self.finished.append(index)
         self.alarms.ring()
+
+    def _freed(self, tool: str) -> None:
+        """One more call of a tool may run."""
+        if self.parked.get(tool):
+            heapq.heappush(self.heap, heapq.heappop(self.parked[tool]))
+            self.alarms.ring()
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
@@ -394,7 +415,7 @@ class Run:
         error = None if task.cancelled() else task.exception()
         if slot.result is not None:
             return
-        self._release(index)
+        del self.running[index]
         if slot.stop is not None:
             self._settle(index, slot.stop)
         elif task.cancelled():
@@ -404,14 +425,6 @@ class Run:
             self._abort(error)
         else:
             self._settle(index, task.result())
-
-    def _release(self, index: int) -> None:
-        """Give back a running call's places."""
-        del self.running[index]
-        name = self.slots[index].node.tool
-        self.busy[name] -= 1
-        if self.parked.get(name):
-            heapq.heappush(self.heap, heapq.heappop(self.parked[name]))
 
     def _settle(self, index: int, outcome: Outcome) -> None:
         """Give the node its one result and let go what waited for it."""
@@ -501,6 +514,10 @@ class Run:
         self.fatal = self.fatal or error
         self._stop_all("cancelled", "the run was cut short")
 
+    def _end_by(self, deadline: float | None) -> None:
+        if deadline is not None and not self.replays:
+            self.alarms.set(deadline, _ALL, 0)
+
     # -- time --------------------------------------------------------------------------------------------------------
 
     def _idle(self, index: int, attempt: int) -> bool:
@@ -532,6 +549,11 @@ class Run:
         slot = self.slots[index]
         assert slot.stop is not None
         slot.stop = Outcome(slot.stop.status, f"{slot.stop.text}; its tool did not stop when it was cancelled")
+        slot.left = True
         self.abandoned.append(slot.node.id)
-        self._release(index)
+        name = slot.node.tool
+        self.load.left[name] += 1
+        for entry in self.parked.pop(name, ()):
+            heapq.heappush(self.heap, entry)
+        del self.running[index]
         self._settle(index, slot.stop)

@@ -1,19 +1,22 @@
 """The loop of an agent: policy renders, model answers, policy and planner read, executor runs, log grows.
 
 Parse before acting: nothing of a turn is run unless both its fold and its plan could be read. All state is in the log,
-so a run can be continued from any log, and the log of a cancelled run holds what had happened.
+so a run can be continued from any log, and the log of a cancelled run holds what had happened. Where turns are
+streamed, calls that change nothing begin while the model still writes; log and prompts stay the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
+from fairtrial.agents.context import tags
 from fairtrial.agents.context.policy import ContextPolicy, WindowFullError
-from fairtrial.agents.execute import Mode, execute
+from fairtrial.agents.execute import Execution, Mode, execute
 from fairtrial.agents.journal import Journal
 from fairtrial.agents.log import (
+    WASTED,
     Answered,
     Asked,
     Called,
@@ -24,16 +27,19 @@ from fairtrial.agents.log import (
     Noted,
     Planned,
     Rejected,
+    Result,
 )
-from fairtrial.agents.planners.plan import Plan
+from fairtrial.agents.planners.plan import Node, Plan
 from fairtrial.agents.planners.planner import Move, Planner, RejectedTurn
 from fairtrial.agents.reader import Reader, derived_seed
-from fairtrial.agents.simulated import SimulatedClock
+from fairtrial.agents.scheduling import Latencies, Load
+from fairtrial.agents.simulated import SimulatedClock, held
+from fairtrial.agents.streaming import Ahead, begins_inside
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import Clock, Timer
-from fairtrial.core.errors import LimitExceeded
+from fairtrial.core.errors import InfraError, LimitExceeded, one_line
 from fairtrial.core.limits import Meter, Usage
-from fairtrial.models.model import ContextTooLongError, Message, Model, Reply, Request, Sampling
+from fairtrial.models.model import ContextTooLongError, Delta, Message, Model, Reply, Request, Sampling
 
 Purpose = Literal["turn", "summary"]
 
@@ -72,6 +78,10 @@ class Runtime:
     meter: Meter | None = None
     timer: Timer | None = None
     journal: Journal | None = None
+    streaming: bool = False
+    """Where model and planner can: pure and reading calls begin while the model still writes the turn; mode "ready"."""
+    latencies: Latencies = field(default_factory=Latencies)
+    load: Load = field(default_factory=Load)
 
     def begin(self, question: str, *, seed: int = 0, told: str = "") -> Log:
         """The log of a new run; `told` stands at the end of the system message (skills)."""
@@ -85,8 +95,7 @@ class Runtime:
 
         `run` names the run in the journal. A run that ended without an answer ends with `Limited(last=False)`: its
         limit is "format" where the model's turns could not be read. Raises InfraError (a model's provider failed),
-        UserError (what the model cannot do) and LimitExceeded (by a tool); cancelling leaves no task behind. The log
-        then holds what had happened.
+        UserError (what the model cannot do); cancelling leaves no task behind. The log then holds what had happened.
         """
         while not over(log):
             self._watch(log)
@@ -95,9 +104,11 @@ class Runtime:
 
     async def _turn(self, log: Log, run: str) -> None:
         """One model turn: an accepted step with its results, a rejection, or the end."""
+        run = f"{run} try {len(log.pending)}" if log.pending else run
         try:
             await self._summarise(log)
-            reply = await self._ask(log, self.policy.render(log))
+            prompt, ahead = self.policy.render(log), self._ahead(log, run)
+            reply = await self._hear(log, prompt, ahead)
         except (WindowFullError, ContextTooLongError):
             log.add(Limited("window", last=log.limited is None))
             return
@@ -108,17 +119,20 @@ class Runtime:
             if turn.fold is not None:
                 log.add(replace(turn.fold, text=whole(turn.fold.text)))
         except (RejectedTurn, FoldError) as error:
+            await self._drop(log, ahead)
             cut = " (your reply was cut off: it was too long)" if reply.finish == "length" else ""
             log.add(Rejected(error.code, f"{error}{cut}"))
             if len(log.pending) > self.budget.repairs:
                 limited = log.limited if error.code == "no-answer" else None
                 log.add(Limited(limited.limit if limited else "format", last=False))
             return
-        log.add(Planned(len(log.steps), plan, turn.explanation, move.action))
+        if ahead is not None and not ahead.fits(plan):
+            await self._drop(log, ahead)
+        log.add(Planned(len(log.steps), plan, turn.explanation, move.action, self.clock.monotonic()))
         if move.answer is not None:
             log.add(Answered(whole(move.answer)))
             return
-        await self._act(log, plan, run)
+        await self._act(log, plan, run, ahead)
 
     def _allowed(self, log: Log, move: Move) -> Plan:
         """The move's plan. Raises RejectedTurn for one that the rules of the run forbid."""
@@ -132,28 +146,100 @@ class Runtime:
             raise RejectedTurn("tool-limit", f"you plan {len(move.plan.nodes)} calls, {left} are left: plan fewer")
         return move.plan
 
-    async def _act(self, log: Log, plan: Plan, run: str) -> None:
-        tools = {tool.name: tool for tool in self.tools}
+    async def _act(self, log: Log, plan: Plan, run: str, ahead: Ahead | None) -> None:
+        told: dict[str, Result] = {} if ahead is None else ahead.results
+        ended: LimitExceeded | None = None
         if self.reader is not None:
-            tools[self.reader.tool.name] = self.reader.tool
-        done = await execute(
-            plan,
-            tools,
-            step=len(log.steps) - 1,
-            clock=self.clock,
-            mode=self.mode,
-            workers=self.workers,
-            deadline=self._deadline(),
-            journal=self.journal,
-            run=run,
-        )
-        for called in () if self.reader is None else self.reader.drain():
-            log.add(called)
-        for result in done.results:
+            self.reader.settle()
+        try:
+            if ahead is None or not await ahead.go_on(plan):
+                await self._execute(plan, len(log.steps) - 1, run, lambda one: told.update({one.node: one}))
+        except LimitExceeded as error:
+            ended = error
+        self._read_on(log)
+        for result in (told.get(node.id) or _cut_short(len(log.steps) - 1, node) for node in plan.nodes):
             text = whole(result.text)
             log.add(result if text == result.text else replace(result, text=text, value=text))
         if self.reader is not None and self.reader.overrun is not None:
             _overrun(log, self.reader.overrun)
+        if ended is not None:
+            log.add(Limited(ended.limit, last=False))
+
+    def _execute(
+        self, plan: Plan | AsyncIterator[Node], step: int, run: str, on_result: Callable[[Result], None]
+    ) -> Coroutine[Any, Any, Execution]:
+        tools = {tool.name: tool for tool in self.tools}
+        if self.reader is not None:
+            tools[self.reader.tool.name] = self.reader.tool
+        return execute(
+            plan,
+            tools,
+            step=step,
+            clock=self.clock,
+            mode=self.mode,
+            workers=self.workers,
+            deadline=self._deadline,
+            journal=self.journal,
+            run=run,
+            on_result=on_result,
+            latencies=self.latencies,
+            load=self.load,
+        )
+
+    # -- turns that are streamed -------------------------------------------------------------------------------------
+
+    def _ahead(self, log: Log, run: str) -> Ahead | None:
+        """What may begin while the next turn is written; None where nothing may."""
+        so_far = getattr(self.planner, "nodes_so_far", None)
+        replays = self.journal is not None and self.journal.mode == "replay"
+        if not self.streaming or so_far is None or self.mode != "ready" or replays or log.limited is not None:
+            return None
+        if "stream" not in self.model.features:
+            return None
+        left, step = self._calls_left(log), len(log.steps)
+
+        def nodes(text: str) -> tuple[Node, ...]:
+            try:
+                self.policy.read(text, log)
+            except RejectedTurn:
+                return ()
+            return so_far(text, log.asked.tools)[:left]
+
+        def begin(plan: AsyncIterator[Node], told: Callable[[Result], None]) -> Coroutine[Any, Any, Execution]:
+            if self.reader is not None:
+                self.reader.owed = []
+            return self._execute(plan, step, run, told)
+
+        inside = any(begins_inside(call.reply.text) for call in log.calls() if call.purpose == "turn")
+        return Ahead(nodes, begin, inside=inside)
+
+    async def _hear(self, log: Log, messages: Sequence[Message], ahead: Ahead | None) -> Reply:
+        if ahead is None:
+            return await self._ask(log, messages)
+        try:
+            with held(self.clock):
+                return await self._ask(log, messages, on_delta=ahead.hear)
+        except BaseException:
+            await self._drop(log, ahead)
+            raise
+
+    async def _drop(self, log: Log, ahead: Ahead | None) -> None:
+        """Stop and note what was begun for a turn that is not to be."""
+        begun = [] if ahead is None else await ahead.stop()
+        if self.reader is not None:
+            self.reader.settle()
+            self._read_on(log)
+            if self.reader.overrun is not None:
+                _overrun(log, self.reader.overrun)
+        for node, result in begun:
+            log.add(Noted(WASTED, f'{node.tool} was begun as "{node.id}" and ended as {result.status}'))
+
+    def _read_on(self, log: Log) -> None:
+        """The readers' calls since the last time."""
+        for called in () if self.reader is None else self.reader.drain():
+            log.add(called)
+
+    # -- calls of the model ------------------------------------------------------------------------------------------
 
     async def _summarise(self, log: Log) -> None:
         """Bring about the summary that the policy wants now, if any; at most one before each turn."""
@@ -163,16 +249,21 @@ class Runtime:
         text = ""
         try:
             reply = await self._ask(log, digest.messages, purpose="summary", tokens=digest.tokens)
-            text = reply.text.strip()
+            text = tags.apart(reply.text)[0].strip()
             problem = "the summary is empty"
-        except ContextTooLongError as error:
-            problem = str(error)
+        except (ContextTooLongError, InfraError) as error:
+            problem = one_line(error)
         if not text:
             log.add(Noted("summary-failed", problem))
         log.add(Folded(digest.start, digest.end, text or digest.fallback))
 
     async def _ask(
-        self, log: Log, messages: Sequence[Message], purpose: Purpose = "turn", tokens: int | None = None
+        self,
+        log: Log,
+        messages: Sequence[Message],
+        purpose: Purpose = "turn",
+        tokens: int | None = None,
+        on_delta: Callable[[Delta], None] | None = None,
     ) -> Reply:
         seed = derived_seed(log.asked.seed, purpose, len(log.steps), len(log.pending))
         sampling = self.sampling if tokens is None else self.sampling.model_copy(update={"max_tokens": tokens})
@@ -181,7 +272,7 @@ class Runtime:
             tools=log.asked.tools if log.asked.native and purpose == "turn" else (),
             sampling=sampling.model_copy(update={"seed": seed if "seed" in self.model.features else None}),
         )
-        reply = await self.model.generate(request, timer=self.timer)
+        reply = await self.model.generate(request, on_delta=on_delta, timer=self.timer)
         reply = _whole_reply(reply)
         log.add(Called(request, reply, purpose))
         try:
@@ -248,6 +339,11 @@ def _whole_reply(reply: Reply) -> Reply:
     if all(getattr(said, name) == part for name, part in parts.items()):
         return reply
     return replace(reply, message=said.model_copy(update=parts))
+
+
+def _cut_short(step: int, node: Node) -> Result:
+    """Of a node that had not even come when the run was ended."""
+    return Result(step, node.id, "cancelled", "not started: the run was cut short", attempts=0)
 
 
 def _overrun(log: Log, error: LimitExceeded) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -70,6 +70,24 @@ class Latencies:
             sum(total for _, total in self.seen.values()),
         )
         return total / calls if calls else 1.0
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls of each tool that are under way, over all plans of a run: what `Tool.concurrency` limits."""
+
+    busy: Counter[str] = field(default_factory=Counter[str])
+    left: Counter[str] = field(default_factory=Counter[str])
+    """Of these, calls that did not stop when they were cancelled and were left behind; they keep their places."""
+    bells: list[Callable[[str], None]] = field(default_factory=list[Callable[[str], None]])
+    """Of the plans that run: told which tool has a place again."""
+
+    def free(self, tool: str, *, left: bool) -> None:
+        """A call has ended."""
+        self.busy[tool] -= 1
+        self.left[tool] -= left
+        for bell in self.bells:
+            bell(tool)
 
 
 class WriteOrder:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+
+from fairtrial.core.clock import Clock
 
 _ROUNDS = 24
 """Turns of the event loop without a new sleeper after which all who could go on have done so."""
@@ -82,3 +84,8 @@ class SimulatedClock:
             await self._free.wait()
             await asyncio.sleep(0)
             quiet = quiet + 1 if tickets == self._tickets and not self._holds else 0
+
+
+def held(clock: Clock | None) -> AbstractContextManager[None]:
+    """While inside, a simulated clock stands still; any other goes on."""
+    return clock.hold() if isinstance(clock, SimulatedClock) else nullcontext()
