@@ -155,3 +155,68 @@ def test_json_is_yaml_and_comes_back_as_the_same_strings(fields):
     front = json.dumps(fields, ensure_ascii=False)
     if "\n" not in front and fields:
         assert load_strings(split_front_matter(f"---\n{front}\n---\n")[0]) == fields
+
+
+OK = "name: demo\ndescription: d"
+"""Front matter that is fine."""
+D = "description: d"
+DEEP = "".join("  " * at + "a:\n" for at in range(1, 26))
+LAXER = (
+    'name: demo\ndescription: "first --- second"',  # the reference cuts the front matter there
+    f"{OK}\nallowed-tools: [Read, Write]",  # the reference reads a part of YAML only
+    f"{OK}\nmetadata: {{a: b}}",
+)
+STRICTER = (f"---\n{OK}\n  ---\nBody\n", f"---\n{OK}\nmetadata:\n{DEEP}---\n")
+REJECTED = (
+    *(f"name: demo\nname: demo\n{D}", "name: &a demo\ndescription: *a", f"name: !!str demo\n{D}", "- a\n- b", "hello"),
+    *("# a comment", "", "name: demo\ndescription:", f"name: 12\n{D}", "name: demo\ndescription: use it: now"),
+    *("name: demo\ndescription:\td", "name: demo\ndescription: @d", "name: demo\ndescription: `d`", f"Name: demo\n{D}"),
+    *(f"name: [demo]\n{D}", f"{OK}\ncompatibility: [a]", f"{OK}\n<<: {{a: b}}", f"{OK}\n? [a]\n: b", f"name: ''\n{D}"),
+    f"{OK}\nmetadata:\n\ta: b",
+)
+ACCEPTED = (
+    *("name: demo\ndescription: a---b", f"{OK}\nallowed-tools:\n  - Read", f"{OK}\nmetadata:\n  - a"),
+    *(f"{OK}\nmetadata: x", f"{OK}\nmetadata:\n  a:\n    b: c", f"{OK}\nlicense:\n  - MIT"),
+    *("name: demo\ndescription: >\n  a\n  b", "name: demo\ndescription: ~", '"name": demo\n"description": d'),
+    *("# c\nname: demo # x\ndescription: d", f"{OK}\ncompatibility: ''"),
+)
+
+
+def accepted(tmp_path, text):
+    try:
+        read_skill(skill(tmp_path / "demo", text))
+    except UserError:
+        return False
+    return True
+
+
+def test_verdicts_that_skills_ref_0_1_1_gave_and_where_ours_are_others(tmp_path):
+    """The reference was run on the same texts; the differences are these and each has its reason."""
+    for front in (*REJECTED, *ACCEPTED, *LAXER):
+        assert accepted(tmp_path, f"---\n{front}\n---\nBody\n") == (front not in REJECTED), front
+    assert accepted(tmp_path, f"\ufeff---\n{OK}\n---\n"), (
+        "a byte order mark: editors write it, the reference refuses it"
+    )
+    for text in STRICTER:
+        assert not accepted(tmp_path, text), (
+            "no reader of front matter takes it for one, or it is no skill but an attack"
+        )
+    assert not accepted(tmp_path, f"---\n{OK}\x00\n---\n"), "the reference crashes"
+    assert read_skill(skill(tmp_path / "demo", "---\nname: demo\ndescription: a---b\n---\n")).description == "a---b"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the genuine SkillsBench cases are not beside this checkout")
+def test_only_two_genuine_skills_are_rejected_for_other_reasons_than_the_references():
+    rows = [json.loads(line) for line in (CASES / "skill_frontmatter.jsonl").read_text("utf-8").splitlines()]
+    words = {"lowercase": "name", "invalid characters": "name", "must match": "directory", "Invalid YAML": "yaml"}
+    other, noted = {}, []
+    for row in rows:
+        wanted = {kind for error in row["reference_errors"] for word, kind in words.items() if word in error}
+        if wanted != kinds(row["frontmatter"], row["dir_name"]):
+            other[row["dir_name"]] = kinds(row["frontmatter"], row["dir_name"])
+        fields, _, problems = parse_skill(f"---\n{row['frontmatter']}\n---\n")
+        noted += [row["dir_name"] for p in problems or check_fields(fields, row["dir_name"]) if not p.rejects]
+    assert other == {name: {"unknown field", "compatibility"} for name in ("senior-java", "senior-data-engineer")}, (
+        "flow lists stop the reference there; ours reads on and says what the specification has against the fields"
+    )
+    assert set(noted) == {"planning-with-files"}
