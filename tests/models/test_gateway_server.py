@@ -242,6 +242,7 @@ def test_the_verb_goes_on_with_a_session_after_a_kill_and_stops_when_told(tmp_pa
     [
         ("scripted:absent.toml", "new", "absent.toml: no such file"),
         ("nonsense:x", "new", "nonsense"),
+        ("scripted:script.toml", "set", 'unknown key "nmae"; did you mean "name"?'),
         ("scripted:script.toml", ".", "was not made by a gateway; choose another place with --out"),
     ],
 )
@@ -253,5 +254,5 @@ def test_what_cannot_be_used_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script.toml").write_text('replies = ["hello"]\n')
     with pytest.raises(UserError) as told:
-        verb(model, Path(out), port=0)
+        verb(model, Path(out), port=0, set_=["nmae=x"] if out == "set" else None)
     assert message in str(told.value) and "\n" not in str(told.value)

@@ -172,6 +172,8 @@ def test_a_stream_shows_whole_characters_and_adds_up_to_the_reply(native_folder:
                 assert re.fullmatch("[äöü日本語🙂]{4,9}", reply.text)
             assert sum((delta.token_ids for delta in deltas), ()) == reply.completion_ids
             assert sum((delta.logprobs for delta in deltas), ()) == reply.logprobs
+            assert sum((delta.token_bytes or () for delta in deltas), ()) == reply.token_bytes
+            assert b"".join(reply.token_bytes or ()).decode("utf-8", "replace") == reply.text
 
     with_model(native_folder, use)
 
@@ -410,6 +412,10 @@ def test_a_folder_that_is_no_model_is_named_in_one_line(native_folder: Path, tmp
             if path.name != name:
                 (folder / path.name).write_bytes(path.read_bytes())
         assert (name if name != "model.safetensors" else "safetensors") in problem(folder)
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_bytes((native_folder / "config.json").read_bytes())
+    assert f"its model is native:{run}/model" in problem(run), "what a user of fairtrial train tries first"
     assert "threads" in problem(native_folder, exact=True, threads=2)
     assert 'unknown key "max_bach"; did you mean "max_batch"?' in problem(native_folder, max_bach=2)
     big = native_maker(tmp_path / "big")

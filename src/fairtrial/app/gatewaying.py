@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairtrial.app.serving import Address, Host, KeyEnv, Port, run_server
+from fairtrial.app.serving import Address, Host, KeyEnv, Port, SetModel, model_spec, run_server
 from fairtrial.core.clock import SystemClock
 
 
@@ -22,6 +22,7 @@ def gateway(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 429.")] = 256,
     max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Longest request, in MB.")] = 8.0,
+    set_: SetModel = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line about the address.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on standard output.")] = False,
 ) -> None:
@@ -46,7 +47,7 @@ def gateway(
     )
 
     def make() -> tuple[Any, Callable[[], Awaitable[None]]]:
-        opened = open_model(model, Path.cwd())
+        opened = open_model(model_spec(model, tuple(set_ or ())), Path.cwd())
         sessions = Sessions(out, SystemClock())
 
         async def close() -> None:

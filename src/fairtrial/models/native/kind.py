@@ -55,6 +55,8 @@ class Native:
         folder = base / Path(settings.path).expanduser()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; a native model is a folder with config.json and safetensors")
+        if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+            raise UserError(f"{folder}: the folder of a training run; its model is native:{settings.path}/model")
         try:
             from fairtrial.models.native.model import NativeModel
         except ModuleNotFoundError as error:

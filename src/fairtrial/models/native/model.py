@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,7 +119,7 @@ class NativeModel:
             self._chat.end,
             text=text,
             matcher=self._grammars.matcher(sampling),
-            on_delta=on_delta,
+            on_delta=None if on_delta is None else self._with_bytes(on_delta),
             borders=(prompt.index(self._chat.end) + 1,) if conversation else (),
             keep_end=conversation,
         )
@@ -144,6 +145,13 @@ class NativeModel:
         """See `Model.close`."""
         await self.engine.close()
 
+    def _with_bytes(self, on_delta: Callable[[Delta], None]) -> Callable[[Delta], None]:
+        return lambda delta: on_delta(replace(delta, token_bytes=self._bytes(delta.token_ids)))
+
+    def _bytes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        """What each id stands for; the end mark for nothing."""
+        return tuple(b"" if index == self._chat.end else self.tokenizer.decode_bytes((index,)) for index in ids)
+
     async def _prompt(self, request: Request) -> list[int]:
         if request.prompt_ids is not None:
             wrong = next((index for index in request.prompt_ids if not 0 <= index < self.tokenizer.vocab_size), None)
@@ -162,7 +170,7 @@ class NativeModel:
         finish: Finish = "length" if job.finish == "length" else "stop"
         ids = tuple(job.ids)
         if request.messages is not None:
-            parsed = self._chat.parse(ids)
+            parsed = self._chat.parse(ids, job.prompt)
             content, calls = parsed.content, () if job.text is not None and job.text.stopped else parsed.calls
         else:
             own = ids[:-1] if ids[-1] == job.end else ids
@@ -183,6 +191,7 @@ class NativeModel:
             prompt_ids=tuple(job.prompt),
             completion_ids=ids,
             logprobs=tuple(job.logprobs),
+            token_bytes=self._bytes(ids),
             usage=Usage(calls=1, input_tokens=len(job.prompt), output_tokens=len(ids), cached_tokens=job.cached),
             weights_version=self.weights_version,
             sampling=used,
