@@ -14,6 +14,7 @@ from fairtrial.agents.recording import load_log
 from fairtrial.agents.skills.choosing import Shelf, choose
 from fairtrial.agents.skills.disclosure import Kit, listed, skill_md
 from fairtrial.agents.skills.episodes import Teacher, check_skills, leaked
+from fairtrial.agents.skills.findings import skill_findings
 from fairtrial.agents.skills.follower import FollowerModel, FollowerSettings
 from fairtrial.agents.skills.settings import skill_settings
 from fairtrial.agents.skills.writing import read_written
@@ -331,3 +332,21 @@ def test_a_world_without_skills_is_refused():
     check_skills("none", wiki, wiki.episodes(), "arm")
     with pytest.raises(UserError, match='such as "recipes"'):
         check_skills("curated", wiki, wiki.episodes(), "arm")
+
+
+def test_the_report_tells_who_read_what_and_cuts_scores_as_the_paper_does():
+    arms = {"none": "none", "curated": "curated", "swapped": "swapped", "forced": "forced"}
+    lengths = ["compact", "comprehensive"]
+    records = Lab({name: {"skills": spec} for name, spec in arms.items()}, n=16, skills=(1, 2), length=lengths).run()
+    tables = skill_findings(list(arms), "em", [record for own in records.values() for record in own])
+    read, domain, number, length = tables
+    by_arm = {row[0]: dict(zip(read.columns, row, strict=True)) for row in read.rows}
+    assert [by_arm[arm]["invoked"] for arm in arms] == [None, 1.0, 1.0, None]
+    assert [by_arm[arm]["answers as swapped texts say"] for arm in arms] == [0.0, 0.0, 1.0, 0.0]
+    assert domain.columns == ("arm", "codes", "items", "letters", "numbers")
+    assert number.columns == ("arm", "1", "2-3") and length.columns == ("arm", *lengths)
+    for table in (domain, number, length):
+        assert [row[1:] for row in table.rows] == [
+            (value,) * (len(table.columns) - 1) for value in (0.0, 1.0, 0.0, 1.0)
+        ], table.title
+    assert skill_findings(["none"], "em", records["none"]) == []

@@ -29,6 +29,7 @@ from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.skills.disclosure import Kit
 from fairtrial.agents.skills.episodes import Teacher, check_skills, evidence, leaked
+from fairtrial.agents.skills.findings import skill_findings
 from fairtrial.agents.skills.settings import WRITTEN, skill_settings
 from fairtrial.agents.skills.writing import Creator
 from fairtrial.agents.streaming import why_not
@@ -238,8 +239,10 @@ class EpisodeTrial:
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:
-        """What the arms took and kept, and how their contexts grew."""
-        return findings(list(arms), score, records())
+        """What the arms took and kept, how their contexts grew, and which skills were read."""
+        names = list(arms)
+        skills = any(skill_settings(_arm(arm).skills, "skills").id != "none" for arm in arms.values())
+        return [*(skill_findings(names, score, records()) if skills else ()), *findings(names, score, records())]
 
     def _episodes(self, suite: EpisodeSuite, base: Path) -> tuple[World, dict[str, Episode]]:
         key = canonical_json([suite.model_dump(mode="json"), str(base)])

@@ -17,6 +17,7 @@ from fairtrial.agents.agent import Agent, open_agent
 from fairtrial.agents.attempt import Attempt, Bench, attempt
 from fairtrial.agents.forger import Forger
 from fairtrial.agents.skills.boxes import Pack, Packs
+from fairtrial.agents.skills.findings import skill_findings
 from fairtrial.agents.skills.settings import skill_settings
 from fairtrial.agents.skills.writing import Creator
 from fairtrial.core.clock import SystemClock, Timer
@@ -158,8 +159,10 @@ class AgentTrial:
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:
-        """Nothing beside scores and verdicts."""
-        return ()
+        """Skills that were read, and scores by what skills tasks have; nothing where no arm shows any."""
+        if all(skill_settings(_arm(arm).skills, "skills").id == "none" for arm in arms.values()):
+            return ()
+        return skill_findings(list(arms), score, records())
 
 
 def _suite(suite: Config) -> SuiteSettings:

@@ -59,6 +59,8 @@ class Pack:
     """Skill -> its folder's name."""
     creation: Mapping[str, Any] = field(default_factory=dict[str, Any])
     said: Sequence[Mapping[str, Any]] = ()
+    domain: str | None = None
+    """The task's category."""
 
     @property
     def instruction(self) -> str:
@@ -85,7 +87,7 @@ class Pack:
         return {
             "arm": self.arm.id,
             "disclosure": "none" if not self.skills else "forced" if self.arm.forced else "box",
-            "own": measures(self.own),
+            "own": measures(self.own, domain=self.domain),
             "shown": [skill.name for skill in self.skills],
             "read": read,
             "invoked": bool(read) if readable else None,
@@ -152,11 +154,12 @@ class Packs:
             LimitExceeded, InfraError: As the creator does.
         """
         arm = skill_settings(spec, "skills")
-        own = tuple(map(self._text, task.skills))
+        own, domain = tuple(map(self._text, task.skills)), next(iter(task.info.tags), None)
         if arm.id == "none":
-            return Pack(arm, own)
+            return Pack(arm, own, domain=domain)
         if arm.id in ("curated", "forced"):
-            return Pack(arm, own, own, None, {skill.name: skill.path.name for skill in task.skills})
+            names = {skill.name: skill.path.name for skill in task.skills}
+            return Pack(arm, own, own, None, names, domain=domain)
         creation, said = {}, ()
         if arm.id in WRITTEN:
             assert creator is not None
@@ -165,7 +168,7 @@ class Packs:
         else:
             chosen = self._choose(arm, task, seed)
         names = {skill.name: self._put(skill, task, folder) for skill in chosen}
-        return Pack(arm, own, chosen, folder, names, creation, said)
+        return Pack(arm, own, chosen, folder, names, creation, said, domain)
 
     def _text(self, skill: Skill) -> SkillText:
         if skill.path not in self._texts:

@@ -8,10 +8,11 @@ from typing import Any
 from fairtrial.tasks.worlds.world import SkillText
 
 
-def measures(own: Sequence[SkillText], length: str | None = None) -> dict[str, Any]:
+def measures(own: Sequence[SkillText], length: str | None = None, domain: str | None = None) -> dict[str, Any]:
     """Of a task's own skills, whatever the arm shows, so that all arms of a task fall into the same row.
 
-    `length` is the world's own word for it; where it has none, readers of records cut by `words`.
+    `length` is the world's own word for it; where it has none, readers of records cut by `words`. `domain` is the
+    task's category.
     """
     bodies = sum(len(skill.body.split()) for skill in own)
     return {
@@ -23,4 +24,5 @@ def measures(own: Sequence[SkillText], length: str | None = None) -> dict[str, A
         "body_words": bodies,
         "files": sum(len(skill.files) for skill in own),
         **({"length": length} if length else {}),
+        **({"domain": domain} if domain else {}),
     }
