@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.episode import EpisodeTrial, open_worker
 from fairtrial.agents.log import Called
 from fairtrial.agents.recording import load_log
+from fairtrial.core import registry
 from fairtrial.core.clock import SystemClock
 from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
@@ -48,6 +50,38 @@ PLANNERS = {
     "compiler": "compiler",
     "rewoo": "rewoo",
 }
+THIRD_PARTY = "FAIRTRIAL_THIRD_PARTY_PYTHON"
+TINY = """
+import sys, torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+letters = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+words = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+words = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+words.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\\n{% endfor %}[assistant] "
+words.save_pretrained(sys.argv[1])
+torch.manual_seed(0)
+sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+marks = dict(bos_token_id=0, eos_token_id=1, pad_token_id=1, max_position_embeddings=16384)
+LlamaForCausalLM(LlamaConfig(vocab_size=len(letters), **sizes, **marks)).save_pretrained(sys.argv[1])
+"""
+PLAIN = """
+from fairtrial.core.config import Config
+
+
+class Settings(Config):
+    text: str
+
+
+class Plain:
+    settings_type, argument = Settings, "text"
+    name, context, features = "plain", None, frozenset()
+
+    @staticmethod
+    def open(settings, base):
+        return Plain()
+"""
 VERB = "import sys; from fairtrial.app.cli import app; app(['serve', *sys.argv[1:]], standalone_mode=False)"
 
 
@@ -329,3 +363,119 @@ def test_a_trial_that_runs_out_of_seconds_keeps_what_it_did(tmp_path):
     assert (record.outcome, record.cause) == (Outcome.FAILED, "seconds") and record.scores["em"] == 0
     assert record.trajectory is not None and record.details["turns"] >= 1
     assert record.details["limits"][0] == "seconds", "it was asked for its answer while there was time"
+
+
+def test_streamed_plans_finish_sooner_over_a_real_server_and_leave_the_same_log(tmp_path):
+    """The world's tools really sleep, the model really writes slowly: calls begin before the reply has ended."""
+    world = {**WIKI, "families": ["compare"], "n": 1, "hops": 1, "latency": {"law": "constant", "mean_s": 0.5}}
+    suite = parse(EpisodeTrial.suite_settings, {"world": world}, where="suite")
+    (episode,) = EpisodeTrial()._episodes(suite, None)[1].values()
+    pages = list(dict.fromkeys(step.page for step in episode.plan if step.page))
+    nodes = [f'<node id="s{i}">visit({json.dumps(page)})</node>' for i, page in enumerate(pages)]
+    graph = "<graph>\n" + "\n".join(nodes) + "\n</graph>\n" + "(these are all that I need)" * 3
+    script = {"replies": [graph, f"<answer>{episode.answers[0]}</answer>"], "seconds_per_token": 0.005}
+    with serving(tmp_path, script) as (url, _):
+        model, common = endpoint(url, live=True), {"world": world, "time": "real", "model": endpoint(url)}
+        arms = {"plain": {}, "streamed": {"model": model, "streaming": True}}
+        arms = {name: {"model": None, "planner": "graph", **arm} for name, arm in arms.items()}
+        lab = Lab(tmp_path, arms, **common)
+        plain, streamed = (own for (own,) in lab.run().values())
+    assert plain.scores["em"] == streamed.scores["em"] == 1
+    assert lab.blobs[plain.artifacts["log.jsonl"].sha256] == lab.blobs[streamed.artifacts["log.jsonl"].sha256]
+    before, now = plain.details["time"], streamed.details["time"]
+    assert before["ahead_s"] == 0 and before["makespan_s"] >= 0.5
+    assert now["ahead_s"] > 0.2 and now["makespan_s"] < before["makespan_s"] - 0.2
+    assert streamed.timings.wall_s < plain.timings.wall_s
+
+
+def test_streaming_that_would_do_nothing_is_refused(tmp_path):
+    def refused(message, suite=None, **arm):
+        model = {"kind": "scripted", "replies": ["x"]}
+        with pytest.raises(UserError, match=message):
+            Lab(tmp_path, {"a": {"model": model, "planner": "graph", "streaming": True, **arm}}, **(suite or {}))
+
+    refused("gains nothing in simulated time")
+    real = {"time": "real"}
+    refused("graph, compiler or rewoo", real, planner="react")
+    refused('needs execution = "ready"', real, execution="levels")
+    refused("the oracle replies at once", real, model="oracle")
+    refused("needs live = true", real, model=endpoint("http://127.0.0.1:1/v1"))
+
+
+def test_the_suite_names_the_model_of_arms_that_name_none(tmp_path):
+    arms = {"common": {"model": None}, "own": {"model": {"kind": "oracle", "wrong": 1.0}}}
+    records = Lab(tmp_path, arms, model="oracle", world={**WIKI, "n": 1}).run()
+    assert [record.scores["em"] for record in records["common"]] == [1.0]
+    assert [record.scores["em"] for record in records["own"]] == [0.0]
+    with pytest.raises(UserError, match='arm "common": "model" is required'):
+        Lab(tmp_path, arms)
+
+
+def test_a_model_of_plain_text_gets_no_native_calls_and_no_streaming(tmp_path, monkeypatch):
+    """A kind of model from another package, which says what it can."""
+    (tmp_path / "plain_texts.py").write_text(PLAIN)
+    (info := tmp_path / "plain_texts-1.0.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plain-texts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fairtrial.models]\nplain = plain_texts:Plain\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry._entries.cache_clear()
+    try:
+        lab = Lab(tmp_path, {"a": {"planner": "native", "model": "plain:x"}})
+        with pytest.raises(UserError, match='arm "a": planner = "native" needs a model that calls tools'):
+            open_worker(lab.work)
+        lab = Lab(tmp_path, {"a": {"planner": "graph", "model": "plain:x", "streaming": True}}, time="real")
+        with pytest.raises(UserError, match='arm "a": streaming = true needs a model that streams'):
+            open_worker(lab.work)
+    finally:
+        registry._entries.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory):
+    """A server from the package index, `transformers serve`, with a random model; yields (URL, the model's name)."""
+    python = os.environ.get(THIRD_PARTY)
+    if not python:
+        pytest.skip(f"{THIRD_PARTY} names no Python with transformers[serving] and torch")
+    folder = tmp_path_factory.mktemp("third")
+    quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([python, "-c", TINY, str(folder / "model")], check=True, capture_output=True, env=quiet)
+    start = "from transformers.cli.transformers import main; main()"
+    args = ["serve", str(folder / "model"), "--device", "cpu", "--host", "127.0.0.1", "--port", "0"]
+    args = [python, "-c", start, *args, "--log-level", "info"]
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet)
+    try:
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
+                break
+        else:
+            pytest.fail("the server did not start:\n" + "".join(told[-20:]))
+        yield f"{found[1]}/v1", str(folder / "model")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_an_episode_against_a_server_of_others(tmp_path, third_party):
+    """A random model breaks every format, in every dialect: trials fail by their format, and nothing else does."""
+    url, name = third_party
+    model = {"kind": "openai", "name": name, "base_url": url, "retry": {"tries": 1}}
+    arms = {
+        "react": {"model": model},
+        "native": {"model": model, "planner": "native"},
+        "fold": {"model": model, "planner": "compiler", "policy": "fold"},
+        "streamed": {"model": {**model, "live": True}, "planner": "graph", "streaming": True},
+    }
+    world, _, _ = one_hop()
+    lab = Lab(tmp_path, arms, world=world, repairs=2, time="real", sampling={"max_tokens": 24})
+    for arm, (record,) in lab.run().items():
+        assert (record.outcome, record.cause, record.scores["em"]) == (Outcome.FAILED, "format_limit", 0), arm
+        told = record.details
+        assert sum(told["rejected"].values()) == told["model_calls"]["turn"] == 3 and told["tools"]["calls"] == 0
+        assert (
+            told["tokens"]["counted_by"] == "usage" and told["tokens"]["turn"]["output"] == record.usage.output_tokens
+        )
+        assert 3 <= record.usage.output_tokens <= 72 and record.usage.input_tokens > 500
+        assert [call.reply.finish for call in lab.log(record).calls()].count("length") >= 1

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from fairtrial.agents.accounting import Estimate, account
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.rendering import LAST_TURN
-from fairtrial.agents.log import Answered, Called, Limited, Noted, Rejected, Result
+from fairtrial.agents.log import Answered, Called, Limited, Noted, Planned, Rejected, Result
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan
 from fairtrial.agents.planners.planner import Move
@@ -21,10 +22,10 @@ from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import SystemClock, Timer, VirtualClock
-from fairtrial.core.errors import InfraError
+from fairtrial.core.errors import InfraError, LimitExceeded
 from fairtrial.core.limits import Limits, Meter, Usage
 from fairtrial.core.virtual_time import run_virtual
-from fairtrial.models.model import ContextTooLongError, Message, Reply
+from fairtrial.models.model import ContextTooLongError, Message, Reply, Request
 
 ANSWER = "<answer>42</answer>"
 
@@ -185,6 +186,92 @@ def test_trap_7_a_summary_that_fails_is_replaced_by_a_trim_and_noted():
     assert log.answer == "42" and notes and {note.code for note in notes} == {"summary-failed"}
     purposes = [event.purpose for event in log.calls()]
     assert all(pair != ("summary", "summary") for pair in itertools.pairwise(purposes))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [("<think>nothing but thoughts", "empty"), (InfraError("overloaded", cause="server_error"), "overloaded")],
+)
+def test_trap_7_thinking_alone_is_no_summary_and_a_failed_summary_is_no_failed_run(said, why):
+    async def turn(request):
+        if "Write the notes now." in request.messages[-1].content:
+            asked.append(request.sampling.max_tokens)
+            return said
+        return ANSWER if len(model.requests) > 12 else call(a="z" * 800)
+
+    asked, model = [], Says(turn)
+    log = play(runtime(model, policy={"id": "summarise-at", "trigger": 900, "summary_tokens": 77}))
+    notes = kinds(log, Noted)
+    assert log.answer == "42" and asked == [77] * len(asked) and len(notes) == len(asked) > 0
+    assert all(note.code == "summary-failed" and why in note.text for note in notes)
+    assert "thoughts" not in log.blocks[0].text and "zzzz" in log.blocks[0].text
+    notes = [item for item in trajectory_of(log, "t").content if "fold" in item.extra.get("fairtrial", {})]
+    assert notes and {item.source for item in notes} == {"system"}, "no action of the model's carries the trim"
+
+
+def test_a_provider_that_is_gone_still_raises_in_the_turn_behind_the_summary():
+    model = Says(*[call(a="z" * 800)] * 5, InfraError("gone", cause="connection"))
+    with pytest.raises(InfraError, match="gone"):
+        play(runtime(model, policy={"id": "summarise-at", "trigger": 900}))
+    assert "Write the notes now." in model.prompt(-2) and "Write the notes now." not in model.prompt(-1)
+
+
+@pytest.mark.parametrize("planner", ["react", "graph"])
+def test_a_limit_that_a_tool_runs_into_ends_the_run_as_that_limit(planner):
+    async def look(args):
+        if args.get("q") == "b":
+            raise LimitExceeded("cost_usd", "the search is paid up")
+        await asyncio.sleep(10 if args.get("q") == "c" else 0)
+        return "fine"
+
+    graph = '<graph><node id="a">look("a")</node><node id="b" depends="a">look("b")</node><node id="c">look("c")</node>'
+    model = Says(call(q="b") if planner == "react" else f"{graph}</graph>", ANSWER)
+    tools = [Tool("look", "", {"type": "object", "properties": {"q": {"type": "string"}}}, look)]
+    log = play(runtime(model, planner=planner, tools=tools))
+    assert log.events[-1] == Limited("cost_usd", last=False) and log.answer is None and len(model.requests) == 1
+    statuses = [result.status for result in log.steps[0].results]
+    assert statuses == (["error"] if planner == "react" else ["ok", "error", "cancelled"])
+
+
+def test_a_call_that_does_not_stop_keeps_its_place_in_later_steps():
+    running, most = 0, 0
+
+    async def stubborn(args):
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        try:
+            while not done.is_set():
+                with suppress(asyncio.CancelledError):
+                    await done.wait()
+        finally:
+            running -= 1
+
+    async def main():
+        lab = tool(stubborn, timeout_s=0.01, concurrency=1)
+        run = runtime(Says(call(a=1), call(a=2), ANSWER), tools=[lab])
+        log = await run.play(run.begin("q"))
+        assert [result.status for step in log.steps[:2] for result in step.results] == ["timeout", "error"]
+        assert "did not stop" in log.steps[1].results[0].text and run.load.busy["look"] == 1 == most
+        done.set()
+        while running or run.load.busy["look"]:
+            await asyncio.sleep(0)
+        assert run.load.busy["look"] == run.load.left["look"] == 0
+
+    done = asyncio.Event()
+    asyncio.run(main())
+
+
+def test_trap_16_a_log_of_many_results_is_put_together_once():
+    nodes = tuple(Node(str(i), "look") for i in range(30_000))
+    log = runtime(Says(ANSWER)).begin("q")
+    log.add(Called(Request(prompt="p"), Reply(Message(role="assistant"), "stop", "m")))
+    log.add(Planned(0, Plan(nodes)))
+    tracemalloc.start()
+    for node in nodes:
+        log.add(Result(0, node.id, "ok", "x"))
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < held + 500_000 and [result.node for result in log.steps[0].results] == [node.id for node in nodes]
 
 
 def test_a_provider_that_fails_raises_and_the_log_holds_what_was_before():
