@@ -56,7 +56,7 @@ def train(request: Request) -> int:
     if request.as_json:
         print_json(_as_json(done, out))
     elif done.ended.finished:
-        sys.stdout.write(_summary(config, done, out))
+        sys.stdout.write(_summary(done, out))
     if not done.ended.finished:
         sys.stderr.write(
             f"interrupted at step {done.ended.step} of {done.steps}; it is saved. The same command continues it "
@@ -69,8 +69,9 @@ def train(request: Request) -> int:
 def _configuration(request: Request) -> tuple[SftConfig, Path, str]:
     """The configuration, the folder that its relative paths start from, and how messages call it."""
     from fairtrial.studies.study import apply_override
-    from fairtrial.training.sft_settings import SftConfig
 
+    # By name: the models' settings know where their engines are.
+    settings: Any = importlib.import_module("fairtrial.training.sft_settings")
     paths = request.paths
     if len(paths) == 1 and paths[0].suffix.lower() == ".toml" and paths[0].is_file():
         data: dict[str, Any] = read_toml(paths[0])
@@ -88,7 +89,7 @@ def _configuration(request: Request) -> tuple[SftConfig, Path, str]:
         raise UserError(f"{where}: say which model is to learn: --model native:FOLDER or --model hf:FOLDER")
     for override in request.overrides:
         apply_override(data, override)
-    return parse(SftConfig, data, where=where), base, where
+    return parse(settings.SftConfig, data, where=where), base, where
 
 
 class SftProgress(Progress):
@@ -109,7 +110,7 @@ class SftProgress(Progress):
             super().saw(row)
 
 
-def _summary(config: SftConfig, done: Launched, out: Path) -> str:
+def _summary(done: Launched, out: Path) -> str:
     ended = done.ended
     what = "an adapter" if done.adapter else "a model"
     lines = [f"{ended.step} steps, {done.rows} samples, {what} with {done.parameters:,} trained parameters"]
@@ -122,25 +123,14 @@ def _summary(config: SftConfig, done: Launched, out: Path) -> str:
     if ended.skipped:
         lines.append(f"{ended.skipped} steps were skipped because an fp16 gradient overflowed")
     lines.append(f"metrics   {out / 'metrics.jsonl'}")
-    if done.product is not None and done.adapter:
-        kind, _, path = config.model.partition(":") if isinstance(config.model, str) else ("", "", "")
-        table = f'{{ kind = "{kind}", path = "{path}", adapter = "{done.product}" }}'
-        lines.append(f"adapter   {done.product}  (model = {table})")
-    elif done.product is not None:
-        kind = "hf" if str(config.model).startswith("hf:") or "'hf'" in str(config.model) else "native"
-        lines.append(f"model     {done.product}  (fairtrial serve {kind}:{shlex.quote(str(done.product))})")
+    if done.product is not None:
+        lines.append(f"{'adapter' if done.adapter else 'model  '}   {done.product}")
+        lines.append("opens as  model = " + (done.opens if done.adapter else f'"{done.opens}"'))
     return "\n".join(lines) + "\n"
 
 
 def _as_json(done: Launched, out: Path) -> dict[str, Any]:
     found = asdict(done)
-    ended = found.pop("ended")
-    return (
-        ended
-        | found
-        | {
-            "checkpoint": str(done.ended.checkpoint),
-            "metrics": str(out / "metrics.jsonl"),
-            "product": None if done.product is None else str(done.product),
-        }
-    )
+    paths = {"checkpoint": done.ended.checkpoint, "metrics": out / "metrics.jsonl", "product": done.product}
+    texts = {name: None if path is None else str(path) for name, path in paths.items()}
+    return found.pop("ended") | found | texts

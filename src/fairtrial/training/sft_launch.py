@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairtrial.core.clock import Clock
+from fairtrial.models.native.kind import NativeSettings
 from fairtrial.training.journal import Watcher
 from fairtrial.training.sft import SftEnded, SftTrainer
 from fairtrial.training.sft_data import load_rows, packs_in
@@ -29,6 +30,8 @@ class Launched:
     product: Path | None
     """Folder of the model or the adapter; None where the run is not finished."""
     adapter: bool
+    opens: str
+    """What to write for `model` to use it: KIND:FOLDER, or a table with the adapter."""
 
 
 def launch(
@@ -82,4 +85,8 @@ def launch(
     ended = trainer.run()
     product = learner.publish(out) if ended.finished else None
     adapter = config.method == "lora"
-    return Launched(ended, steps, parameters, about["rows"], about["learned"], product, adapter)
+    kind = "native" if isinstance(settings, NativeSettings) else "hf"
+    opens = f"{kind}:{product}"
+    if adapter:
+        opens = f'{{ kind = "{kind}", path = "{settings.path}", adapter = "{product}" }}'
+    return Launched(ended, steps, parameters, about["rows"], about["learned"], product, adapter, opens)

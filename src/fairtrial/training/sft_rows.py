@@ -110,24 +110,28 @@ def _marked(sample: Sample, place: int, ids: Sequence[int], speaker: Speaker, re
     """The spans of a turn in its own ids; none, counted in `refused`, where it is not known which ids are which."""
     mine = [segment for segment in sample.segments if segment.message == place]
     try:
-        return _spans(mine, sample.messages[place], ids, speaker)
+        found = _spans(mine, sample.messages[place], ids, speaker)
     except MismatchError:
-        weights = {segment.weight for segment in mine}
-        if len(weights) == 1:
-            return [Marked(0, len(ids), None, weights.pop())]
+        found = None
+    if found is None and (found := _whole(mine, len(ids))) is None:
         refused["the chat template changes its text, and its kinds weigh differently"] += 1
-        return []
+    return found or []
 
 
-def _spans(segments: Sequence[Segment], message: Message, ids: Sequence[int], speaker: Speaker) -> list[Marked]:
+def _whole(segments: Sequence[Segment], size: int) -> list[Marked] | None:
+    """A turn of `size` ids as one span; None where its kinds weigh differently."""
+    weights = {segment.weight for segment in segments}
+    return [Marked(0, size, None, weights.pop())] if len(weights) == 1 else None
+
+
+def _spans(segments: Sequence[Segment], message: Message, ids: Sequence[int], speaker: Speaker) -> list[Marked] | None:
+    """The spans of a turn; None where its bytes are no whole text. Raises MismatchError where they are another's."""
     spans = [Span(segment.part, segment.kind, segment.start, segment.end) for segment in segments]
     tokens = token_spans(message, spans, speaker.pieces(ids))
     if tokens is None:
-        raise MismatchError("the ids are no whole text")
-    found = [
-        Marked(a, b, segment.kind, segment.weight) for (a, b), segment in zip(tokens, segments, strict=True) if b > a
-    ]
-    return found
+        return None
+    pairs = zip(tokens, segments, strict=True)
+    return [Marked(a, b, segment.kind, segment.weight) for (a, b), segment in pairs if b > a]
 
 
 def _own_spans(sample: Sample, speaker: Speaker) -> list[list[Marked]] | None:
@@ -149,6 +153,8 @@ def _own_spans(sample: Sample, speaker: Speaker) -> list[list[Marked]] | None:
             if turn.tokens is None or not any(segment.weight for segment in mine):
                 continue
             spans = _spans(mine, sample.messages[turn.message], ids[slice(*turn.tokens)], speaker)
+            if spans is None and (spans := _whole(mine, turn.tokens[1] - turn.tokens[0])) is None:
+                return None
             found.append(_moved(spans, turn.tokens[0]))
     except MismatchError:
         return None
