@@ -175,7 +175,8 @@ def test_tool_calls_are_read_and_what_streams_is_the_content(template, text, con
     assert shown == growing.content == content
     assert [call.arguments for call in growing.calls] == arguments
     assert all(call.name == "add" for call in growing.calls)
-    assert len({call.id for call in growing.calls}) == len(arguments)
+    again = other.parse(ids, text, behind=ids)
+    assert len({call.id for call in growing.calls + again.calls}) == 2 * len(arguments)
 
 
 def test_calls_without_ids_are_written_by_the_template():

@@ -98,7 +98,8 @@ def test_a_call_is_read_back_as_it_was_written(name: str, arguments: dict[str, A
         ids += [CHAT.call, *TOKENIZER.encode(spelled(call))]
     parsed = CHAT.parse([*ids, CHAT.end])
     assert [(call.name, call.arguments) for call in parsed.calls] == [(name, written), (name, "{}")]
-    assert len({call.id for call in parsed.calls}) == 2
+    again = CHAT.parse([*ids, CHAT.end], behind=[*ids, CHAT.end])
+    assert len({call.id for call in parsed.calls + again.calls}) == 4, "the same calls in a later turn are others"
     assert parsed.content == TOKENIZER.decode(TOKENIZER.encode(content))
 
 

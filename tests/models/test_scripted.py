@@ -134,6 +134,21 @@ def test_ids_of_a_turn_are_a_prefix_of_the_next_prompt_and_decode_to_the_text(sc
         assert turn < len(script)
 
 
+def test_a_call_never_has_the_id_of_another_in_its_prompt_also_when_turns_were_left_out():
+    model = scripted(replies=[{"tool_calls": [{"name": "look"}]}], after="last")
+
+    async def main():
+        asked, said = [Message(role="user", content="go")], []
+        for _ in range(3):
+            reply = await model.generate(Request(messages=(*asked, *said)))
+            said.append(reply.message)
+            said.append(Message(role="tool", content="seen", tool_call_id=reply.message.tool_calls[0].id))
+        last = await model.generate(Request(messages=(*asked, *said[2:])))
+        return [message.tool_calls[0].id for message in [*said[::2], last.message]]
+
+    assert asyncio.run(main()) == ["call_1_1", "call_2_1", "call_3_1", "call_4_1"]
+
+
 def test_without_ids_the_text_gives_the_same_prompt():
     model = scripted(replies=[{"text": "t", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}, "done"])
     first = ask(model, "go")

@@ -7,6 +7,7 @@ then, in full, is what the next prompt holds at that place: the ids of a turn ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +95,22 @@ def read_prompt(ids: Sequence[int]) -> tuple[str, int]:
     return decode(ids[start:end]), max(0, turns - 1)
 
 
+def next_number(messages: Iterable[Message]) -> int:
+    """What to give `calls_of` in a conversation's next turn.
+
+    The turn's number, unless calls that are there have it: turns may have been left out since (rejected, forgotten).
+    """
+    number = 1
+    for message in messages:
+        number += message.role == "assistant"
+        for call in message.tool_calls:
+            if taken := _NUMBERED.fullmatch(call.id):
+                number = max(number, int(taken[1]) + 1)
+    return number
+
+
 def calls_of(turn: Turn, number: int) -> tuple[ToolCall, ...]:
-    """The turn's calls as a message has them; ids are made from the turn's number, so that none comes twice."""
+    """The turn's calls as a message has them; `number` is in their ids."""
     return tuple(
         ToolCall(id=f"call_{number}_{index}", name=name, arguments=arguments)
         for index, (name, arguments) in enumerate(turn.calls, 1)
@@ -125,4 +140,5 @@ def check(ids: Sequence[int]) -> Sequence[int]:
     return ids
 
 
+_NUMBERED = re.compile(r"call_([0-9]{1,9})_[0-9]+")
 _BYTES = tuple(bytes([value]) for value in range(256))

@@ -286,7 +286,7 @@ class ScriptedModel:
         self, request: Request, prompt: tuple[int, ...], ids: tuple[int, ...], finish: Finish, turn: int, waited: float
     ) -> Reply:
         said = byte_chat.read_turn(ids)
-        calls = byte_chat.calls_of(said, turn)
+        calls = byte_chat.calls_of(said, turn if request.messages is None else byte_chat.next_number(request.messages))
         message = Message(
             role="assistant", content=said.text, reasoning=said.reasoning, tool_calls=calls, token_ids=ids
         )

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from fairtrial.core.errors import UserError, one_line
 from fairtrial.models.hf.words import Words
 from fairtrial.models.model import Message, ToolCall, UnsupportedError
+from fairtrial.models.native.chat import digest
 
 Format = Literal["hermes", "mistral", "json"]
 
@@ -97,14 +98,17 @@ class Chat:
         end = self._words.tokenizer.eos_token_id
         return shown.ids if end is None else [*shown.ids, end]
 
-    def parse(self, ids: Sequence[int], text: str) -> Parsed:
-        """The content and the calls in a completion's text; `ids` name the calls. What does not parse stays text."""
+    def parse(self, ids: Sequence[int], text: str, behind: Sequence[int] = ()) -> Parsed:
+        """The content and the calls in a completion's text; what does not parse stays text.
+
+        `ids` and the prompt `behind` which they stand name the calls, so that none has the id of an earlier turn's.
+        """
         found = _calls(text, self.format)
         if found is None:
             return Parsed(text)
         content, calls = found
-        digest = hashlib.blake2b(b",".join(b"%d" % index for index in ids), digest_size=6).hexdigest()
-        return Parsed(content, tuple(ToolCall(id=f"call_{digest}_{i}", name=n, arguments=a)
+        named = digest(ids, behind)
+        return Parsed(content, tuple(ToolCall(id=f"call_{named}_{i}", name=n, arguments=a)
                                      for i, (n, a) in enumerate(calls)))  # fmt: skip
 
     def shown(self, text: str) -> int:

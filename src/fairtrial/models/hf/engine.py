@@ -178,7 +178,7 @@ class Engine(Worker[Job]):
         if not over and job.most is not None and len(job.ids) >= job.most:
             job.finish, over = "length", True
         if over:
-            shown += job.growing.finish(job.ids)
+            shown += job.growing.finish(job.ids, job.prompt)
             if job.growing.calls and job.finish == "stop":
                 job.finish = "tool_calls"
         if job.on_delta is not None:

@@ -42,12 +42,12 @@ class Growing:
         first, self._shown = self._shown, max(self._shown, self._chat.shown(text))
         return text[first : self._shown]
 
-    def finish(self, ids: Sequence[int]) -> str:
-        """What was still held back; `ids` are all that were sampled."""
+    def finish(self, ids: Sequence[int], behind: Sequence[int] = ()) -> str:
+        """What was still held back; `ids` are all that were sampled, behind the prompt's."""
         self._text.finish()
         self.content = self._text.content
         if self._chat is not None and not self._text.stopped:
-            parsed = self._chat.parse(ids, self.content)
+            parsed = self._chat.parse(ids, self.content, behind)
             self.content, self.calls = parsed.content, parsed.calls
         return self.content[self._shown :]
 

@@ -66,14 +66,18 @@ class Chat:
         ids.append(self._opening["assistant"])
         return ids
 
-    def parse(self, ids: Sequence[int]) -> Parsed:
-        """The text and the calls of a completion; the end mark may be there or not."""
+    def parse(self, ids: Sequence[int], behind: Sequence[int] = ()) -> Parsed:
+        """The text and the calls of a completion; the end mark may be there or not.
+
+        `behind`: the prompt, so that a call that is made again in a later turn has another id.
+        """
         own = ids[:-1] if ids and ids[-1] == self.end else ids
         places = [place for place, index in enumerate(own) if index == self.call]
         content = self.tokenizer.decode(own[: places[0]] if places else own)
         borders = [*places, len(own)]
         texts = [self.tokenizer.decode(own[a + 1 : b]) for a, b in pairwise(borders)]
-        return Parsed(content, tuple(_call(text, ids, number) for number, text in enumerate(texts)))
+        named = digest(ids, behind) if texts else ""
+        return Parsed(content, tuple(_call(text, f"call_{named}_{n}") for n, text in enumerate(texts)))
 
     def _inside(self, message: Message) -> list[int]:
         """What stands between a message's opening mark and its end mark (sampled ids may hold the end mark)."""
@@ -113,11 +117,16 @@ def spelled(call: ToolCall) -> str:
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
 
 
-def _call(text: str, ids: Sequence[int], number: int) -> ToolCall:
+def digest(ids: Sequence[int], behind: Sequence[int]) -> str:
+    """Names a completion behind a prompt."""
+    spelled_out = b"/".join(b",".join(b"%d" % index for index in some) for some in (behind, ids))
+    return hashlib.blake2b(spelled_out, digest_size=6).hexdigest()
+
+
+def _call(text: str, called: str) -> ToolCall:
     """A call read from the text behind its mark. What does not parse is kept as written."""
-    digest = hashlib.blake2b(b"%d/" % number + b",".join(b"%d" % index for index in ids), digest_size=6).hexdigest()
     name, arguments = _fields(text) or _salvaged(text)
-    return ToolCall(id=f"call_{digest}", name=name, arguments=arguments)
+    return ToolCall(id=called, name=name, arguments=arguments)
 
 
 def _fields(text: str) -> tuple[str, str] | None:
