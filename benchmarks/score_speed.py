@@ -1,6 +1,7 @@
-"""Scoring multiple choice against lm-evaluation-harness: CPU time, largest difference, accuracies.
+"""Scoring multiple choice against lm-evaluation-harness: CPU time, largest differences, accuracies.
 
 usage: python benchmarks/score_speed.py --peer PYTHON [--save] [--questions N] [--few N] [--batch 32] [--repeats 2]
+    [--exact 20]
 PYTHON: of a virtual environment with `lm_eval`, `accelerate`, `torch`, `transformers` (and `pydantic`, for the rows
 in which the harness drives a model of fairtrial.nn). Without --peer only our side is measured.
 
@@ -8,11 +9,16 @@ PIQA validation items under ../shared/cases/global_piqa, prompt "Question: {goal
 Models have random weights and a BPE of 8,192 tokens learned from the items; one thread, fp32, everything in a folder
 that is thrown away. 5 shots: five items of the file's end, the same for every question, or five drawn for each question
 (the harness' default), where only the options of a question share much. Both sides include tokenisation.
+
+Who is nearer to the truth: the first `--exact` items of each set are computed again in fp64, one option at a time, each
+in a pass of its own. Of our distance nearly all is the layers' fp32 (fp64 in the head and the softmax takes none of it
+away); sums over tokens are fp64 here and fp32 in the harness, where a sum of 1,000 nats is a multiple of 6.1e-5.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import os
@@ -21,6 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -65,8 +72,32 @@ def with_shots(items: Items, pool: Items, draw: bool) -> Items:
     return out
 
 
-def make_models(folder: Path, texts: list[str]) -> dict[str, Callable[[list[Pair]], list[Score]]]:
-    """Both models, saved in folders of their names; what scores with them."""
+@dataclass(frozen=True)
+class Side:
+    """A model and how we score with it."""
+
+    model: torch.nn.Module
+    encode: Callable[[str], list[int]]
+    score: Callable[[list[Pair]], list[Score]]
+
+    def truth(self, items: Items) -> list[list[float]]:
+        """What the sums are in fp64, each option in a pass of its own and every logit computed."""
+        model = copy.deepcopy(self.model).double()
+        out = []
+        for item in items:
+            context = self.encode(item["context"])
+            sums = []
+            for choice in item["choices"]:
+                ids = torch.tensor([self.encode(f"{item['context']} {choice}")])
+                with torch.inference_mode():
+                    logprobs = torch.log_softmax(model(ids[:, :-1]).logits[0, len(context) - 1 :], -1)
+                sums.append(float(logprobs.gather(1, ids[0, len(context) :, None]).sum()))
+            out.append(sums)
+        return out
+
+
+def make_models(folder: Path, texts: list[str]) -> dict[str, Side]:
+    """Both models, saved in folders of their names."""
     tokenizer = Tokenizer.train(texts, vocab_size=8192)
     vocab = tokenizer.vocab_size
     torch.manual_seed(0)
@@ -93,8 +124,8 @@ def make_models(folder: Path, texts: list[str]) -> dict[str, Callable[[list[Pair
         )
         fast.save_pretrained(folder / name)
     return {
-        "llama": lambda pairs: score_hf(llama, fast, pairs),
-        "kimi": lambda pairs: score_native(native, tokenizer, pairs),
+        "llama": Side(llama, fast.encode, lambda pairs: score_hf(llama, fast, pairs)),
+        "kimi": Side(native, tokenizer.encode, lambda pairs: score_native(native, tokenizer, pairs)),
     }
 
 
@@ -138,19 +169,23 @@ def peer(python: str, kind: str, model: Path, items: Path, batch: int, repeats: 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def line(label: str, count: int, mine: dict, other: dict | None) -> str:
+def gap(one: list[list[float]], other: list[list[float]]) -> str:
+    """The largest difference, over the items that both have."""
+    pairs = zip(one, other, strict=False)
+    return f"{max((abs(a - b) for row, also in pairs for a, b in zip(row, also, strict=True)), default=0):.1e}"
+
+
+def line(label: str, count: int, mine: dict, other: dict | None, truth: list[list[float]]) -> str:
     accuracies = "/".join(f"{mine[name]:.4f}" for name in ("acc", "acc_norm", "acc_bytes"))
     start = f"{label:<44}{count:>5}{mine['seconds']:>9.2f}{count / mine['seconds']:>8.0f}"
+    near = gap(mine["logprobs"], truth) if truth else "-"
     if other is None:
-        return f"{start}{'-':>9}{'-':>8}{'-':>10}  {accuracies}"
-    gap = max(
-        abs(a - b)
-        for row, theirs in zip(mine["logprobs"], other["logprobs"], strict=True)
-        for a, b in zip(row, theirs, strict=True)
-    )
+        return f"{start}{'-':>9}{'-':>8}{'-':>10}{near:>9}{'-':>9}  {accuracies}"
     same = all(mine[name] == other[name] for name in ("acc", "acc_norm", "acc_bytes", "greedy"))
     ratio = f"{other['seconds'] / mine['seconds']:.2f}x"
-    return f"{start}{other['seconds']:>9.2f}{ratio:>8}{gap:>10.1e}  {accuracies} {'same' if same else 'DIFFERENT'}"
+    gaps = f"{gap(mine['logprobs'], other['logprobs']):>10}{near:>9}"
+    gaps += f"{gap(other['logprobs'], truth) if truth else '-':>9}"
+    return f"{start}{other['seconds']:>9.2f}{ratio:>8}{gaps}  {accuracies} {'same' if same else 'DIFFERENT'}"
 
 
 def main() -> None:
@@ -161,6 +196,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=160)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--exact", type=int, default=20, help="items of each set that fp64 checks; 0: none")
     options = parser.parse_args()
     torch.set_num_threads(1)
     every = questions()
@@ -172,24 +208,28 @@ def main() -> None:
     }
     lines = [
         "Scoring PIQA options, CPU seconds (one thread, fp32, tokenisation included, best of "
-        f"{options.repeats}); harness: lm-evaluation-harness, batch {options.batch}",
-        f"{'model, set':<44}{'items':>5}{'ours':>9}{'items/s':>8}{'harness':>9}{'ratio':>8}{'largest':>10}"
-        "  acc/acc_norm/acc_bytes (of both)",
+        f"{options.repeats}); harness: lm-evaluation-harness, batch {options.batch}. Largest difference of a sum: of "
+        f"both, and of each from fp64 (first {options.exact} items)",
+        f"{'model, set':<44}{'items':>5}{'ours':>9}{'items/s':>8}{'harness':>9}{'ratio':>8}{'of both':>10}"
+        f"{'ours-64':>9}{'harn-64':>9}  acc/acc_norm/acc_bytes (of both)",
     ]
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        score = make_models(folder, [f"{item['context']} {c}" for item in every for c in item["choices"]])
+        sides = make_models(folder, [f"{item['context']} {c}" for item in every for c in item["choices"]])
+        truths: dict[tuple[str, str], list[list[float]]] = {}
         for name, how in (("llama", "transformers"), ("kimi", "fairtrial"), ("kimi", "transformers")):
             for label, items in sets.items():
                 path = folder / "items.jsonl"
                 path.write_text("".join(json.dumps(item) + "\n" for item in items))
-                mine = ours(score[name], items, options.repeats)
+                mine = ours(sides[name].score, items, options.repeats)
                 other = None
                 if options.peer:
                     other = peer(options.peer, how, folder / name, path, options.batch, options.repeats)
                 side = "Llama 5M" if name == "llama" else f"native KKKM 5M (harness on {how})"
-                lines.append(line(f"{side}, {label}", len(items), mine, other))
+                if (name, label) not in truths:
+                    truths[name, label] = sides[name].truth(items[: options.exact])
+                lines.append(line(f"{side}, {label}", len(items), mine, other, truths[name, label]))
                 print(lines[-1], flush=True)
     lines += ["", f"torch {torch.__version__}, transformers {transformers.__version__}; {machine()}"]
     print(lines[-1])
