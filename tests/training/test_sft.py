@@ -266,35 +266,28 @@ def test_rows_are_what_the_model_would_have_been_asked_and_said(lab: Path, tmp_p
 
 
 def test_sampled_ids_are_learned_as_they_were_sampled_and_foreign_ones_are_not(lab: Path, tmp_path: Path) -> None:
-    async def main() -> Any:
-        model = open_model(MODELS["native"], lab)
-        try:
-            draw = Sampling(seed=1, regex="(The answer is ){3}")
-            return await model.generate(Request(messages=(Message(role="user", content="Say it."),), sampling=draw))
-        finally:
-            await model.close()
-
-    pytest.importorskip("llguidance")
-    reply = asyncio.run(main())
+    native, llama = (open_speaker(MODELS[name], lab) for name in ("native", "llama"))
+    tokenizer = Tokenizer.load(lab / "native" / "tokenizer.json")
+    (prompt,) = native.prompts([Message(role="user", content="Say it.")], (), [1])
+    letters = [index for letter in "The answer." for index in tokenizer.encode_bytes(letter)]
+    sampled = [*letters, tokenizer.special("<|end|>")]
+    assert letters != tokenizer.encode_bytes("The answer.")
     row = {
         "id": "sampled",
         "content": [
             {"class_": "text_observation", "content": "Say it.", "source": "user"},
-            {"class_": "message_action", "content": reply.text, "model_call": 0},
+            {"class_": "message_action", "content": "The answer.", "model_call": 0},
         ],
-        "model_calls": [json.loads(reply.call().model_dump_json())],
+        "model_calls": [{"model": "m", "prompt": {"append": prompt}, "completion_ids": sampled}],
     }
     (tmp_path / "sampled.jsonl").write_text(json.dumps(row) + "\n")
     config = settings("native", data=[str(tmp_path / "sampled.jsonl")])
-    native, llama = (open_speaker(MODELS[name], lab) for name in ("native", "llama"))
     (mine,) = load_rows(config, lab, tmp_path / "a", native, None).train
-    assert mine.ids.tolist() == [*reply.prompt_ids, *reply.completion_ids]
-    again = Tokenizer.load(lab / "native" / "tokenizer.json").encode_bytes(reply.text)
-    assert again != list(reply.completion_ids[:-1])  # sampled otherwise than the text is tokenised
-    assert mine.weights.tolist() == [0.0] * len(reply.prompt_ids) + [1.0] * len(reply.completion_ids)
+    assert mine.ids.tolist() == prompt + sampled
+    assert mine.weights.tolist() == [0.0] * len(prompt) + [1.0] * len(sampled)
     (theirs,) = load_rows(config, lab, tmp_path / "b", llama, None).train
     whole = "".join(llama.spelled(int(index)) for index in theirs.ids)
-    assert whole == f"<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n{reply.text}<|im_end|>"
+    assert whole == "<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\nThe answer.<|im_end|>"
 
 
 def test_the_view_shows_each_token_once_under_its_kind(lab: Path, tmp_path: Path) -> None:
