@@ -137,3 +137,20 @@ def test_without_torch_it_says_what_to_install(folder: Path) -> None:
         [sys.executable, "-c", program, "train", "run.toml"], capture_output=True, text=True, cwd=folder, env=ENVIRON
     )
     assert 'train needs torch, which is not installed: pip install "fairtrial[local]"' in complaint(done)
+
+
+def test_a_tokenizer_of_its_own_is_shared_by_runs(folder: Path) -> None:
+    def verb(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fairtrial.app.cli", "tokenizer", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=ENVIRON)
+
+    made = verb("own.txt", "--out", "words.json", "--vocabulary", "300", "--json")
+    found = json.loads(made.stdout)
+    assert found["vocabulary"] <= 300 and found["bytes"] / found["tokens"] > 1
+    run = ["--text", "own.txt", *SMALL, "--set", "tokenizer=words.json", "--quiet"]
+    assert fairtrial(*run, "--out", "a", cwd=folder).returncode == 0
+    assert (folder / "a/model/tokenizer.json").read_bytes() == (folder / "words.json").read_bytes()
+    assert "words.json: is there already" in complaint(verb("own.txt", "--out", "words.json"))
+    assert "266 is the least" in complaint(verb("own.txt", "--out", "w2.json", "--vocabulary", "260"))
+    assert "nowhere: no such file or folder" in complaint(verb("nowhere", "--out", "w2.json"))
+    assert "no such folder" in complaint(verb("own.txt", "--out", "far/w2.json"))

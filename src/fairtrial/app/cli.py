@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairtrial.app import gatewaying, sampling, serving
+from fairtrial.app import gatewaying, sampling, serving, tokenizing
 from fairtrial.core.errors import FairtrialError, UserError, one_line
 
 app = typer.Typer(
@@ -306,6 +306,7 @@ def export(
 
 serving.register(app)
 gatewaying.register(app)
+tokenizing.register(app)
 sampling.register(app)
 
 

@@ -94,7 +94,7 @@ class Tokenizer:
         _check_specials(specials)
         if vocab_size < 256 + len(specials):
             raise UserError(
-                f"vocab_size is {vocab_size}; {256 + len(specials)} is the least "
+                f"the vocabulary is to have {vocab_size} ids; {256 + len(specials)} is the least "
                 f"(256 bytes and {len(specials)} special tokens)"
             )
         library = _library()
