@@ -136,10 +136,8 @@ async def attempt(
             result.blobs[f"visible_{step.name}.json"] = seen
         allowed = _allowed(step.agent_timeout_s or task.agent_timeout_s, limits, timer)
         box = Watched(bench.sandbox.box(spec), spec, timer, timer.working_s + allowed)
-        behind = "" if pack is None else pack.instruction
-        told = replace(step, instruction=step.instruction.rstrip() + behind) if behind else step
-        listing = "" if pack is None or needs.skills else pack.listing(image.skill_dirs[0])
-        run = await _run(agent, box, Mission(trial, task, told, image, files, allowed, seed, meter, timer, listing))
+        mission = Mission(trial, task, step, image, files, allowed, seed, meter, timer)
+        run = await _run(agent, box, mission if pack is None or needs.skills else _taught(mission, pack))
         with timer.waiting():
             tamper = await asyncio.to_thread(_tampering, bench, files, before, box.leftover)
             _collect(result, task, files, step, run)
@@ -164,6 +162,15 @@ def _shown(task: Task, image: Image, skills: str, pack: Pack | None, needs: Need
     if pack is not None and pack.folder is not None and not needs.skills:
         return tuple(Mount(pack.folder, place) for place in image.skill_dirs)
     return skill_mounts(task, image) if skills in ("curated", "forced") or needs.skills else ()
+
+
+def _taught(mission: Mission, pack: Pack) -> Mission:
+    """The mission with what the agent is told of skills."""
+    listing = pack.listing(mission.image.skill_dirs[0])
+    if not pack.instruction:
+        return replace(mission, skills=listing)
+    text = mission.step.instruction.rstrip() + pack.instruction
+    return replace(mission, skills=listing, step=replace(mission.step, instruction=text))
 
 
 def skill_mounts(task: Task, image: Image) -> tuple[Mount, ...]:
