@@ -16,9 +16,10 @@ from fairtrial.core.errors import UserError
 from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.model import NativeModel
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.training.tiny.drills import Drills
 from fairtrial.training.tiny.lessons import Renamer, Writer
 from fairtrial.training.tiny.playing import Habit, Played, open_wiki, play_all
-from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe, make, vocabulary_of
+from fairtrial.training.tiny.recipe import TEST_SEEDS, Course, Recipe, make, vocabulary_of
 from fairtrial.training.tiny.testing import test as run_tests
 
 WORLD = {"families": ["multi"], "hops": 1, "decoys": 1, "tools": ["visit"], "backlinks": False, "page_words": 1}
@@ -51,7 +52,7 @@ def test_vocabulary_keeps_every_text(runs: dict[str, list[Played]], tokenizer: T
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.integers(0, 2**32))
 def test_vocabulary_keeps_text_around_its_stretches(tokenizer: Tokenizer, text: str, seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311 - a test
+    rng = random.Random(seed)
     known = [tokenizer.decode([index]) for index in range(tokenizer.vocab_size - 300, tokenizer.vocab_size)]
     mixed = "".join(rng.choice([*known, text, "Before", "Muzepe", " Muzepes", "12345"]) for _ in range(6))
     assert tokenizer.decode(tokenizer.encode(mixed)) == mixed
@@ -81,21 +82,41 @@ def test_only_replies_are_learned(runs: dict[str, list[Played]], tokenizer: Toke
             assert {0.0, 1.0, 4.0} == set(np.concatenate([lesson.weights for lesson in lessons]).tolist())
 
 
-def test_renaming_changes_names_alike_and_nothing_else(
-    runs: dict[str, list[Played]], tokenizer: Tokenizer
-) -> None:
+def test_renaming_changes_names_alike_and_nothing_else(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
     renamer = Renamer(tokenizer)
     name = re.compile(r"\b[A-Z][aeiou](?:[a-z][aeiou]){2}\b")
     for one in runs["append"]:
         lesson = next(Writer(tokenizer, 1.0).lessons(one.log))
         before = tokenizer.decode(lesson.ids.tolist())
-        after = tokenizer.decode(renamer.renamed(lesson.ids, random.Random(1)).tolist())  # noqa: S311 - a test
+        after = tokenizer.decode(renamer.renamed(lesson.ids, random.Random(1)).tolist())
         assert before != after
-        pairs = set(zip(name.findall(before.split("<|user|>", 1)[1]), name.findall(after.split("<|user|>", 1)[1]), strict=True))
+        pairs = set(
+            zip(name.findall(before.split("<|user|>", 1)[1]), name.findall(after.split("<|user|>", 1)[1]), strict=True)
+        )
         assert len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs) > 5
         assert before.split("<|user|>")[0] == after.split("<|user|>")[0]
         renamed = dict(pairs)
         assert name.sub(lambda found, new=renamed: new.get(found[0], found[0]), before) == after
+
+
+def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
+    first = next(Writer(tokenizer, 4.0, 2.0).lessons(runs["append"][0].log))
+    told = [tokenizer.decode([index]) for index in first.ids[first.weights == 2].tolist()]
+    names = {"".join(told[at : at + 3]) for at in range(0, len(told), 3)}
+    page = next(iter(runs["append"][0].log.steps[0].results)).text
+    assert page.split()[0] in names
+    assert sum(told[at : at + 3] == told[:3] for at in range(0, len(told), 3)) >= page.count("".join(told[:3])) - 1
+
+
+def test_drills_ask_for_what_they_told(tokenizer: Tokenizer) -> None:
+    asked = re.compile(r"[A-Z]\w+ \w+ \w+ \.|[A-Z]\w+ [a-z]+(?=\.)")
+    for drill in Drills(tokenizer, 4.0, 1).draw(60, 4):
+        text = tokenizer.decode(drill.ids.tolist())
+        told, _, said = text.partition("<|agent|>")
+        assert said.endswith("<|end|>")
+        assert asked.findall(said)
+        assert all(fact in told for fact in asked.findall(said))
+        assert tokenizer.decode(drill.ids[drill.weights > 0].tolist()) == said
 
 
 def recipe(steps: int) -> Recipe:
@@ -105,7 +126,8 @@ def recipe(steps: int) -> Recipe:
             "kda_heads": 1, "kda_key_dim": 32, "kda_gate_rank": 8,
         },
         habits=HABITS,
-        courses=({"world": {**WORLD, "pages": 30, "questions": 2}, "episodes": 24, "habits": ["append", "fold"]},),
+        courses=(Course(world={**WORLD, "pages": 30, "questions": 2}, episodes=24, habits=("append", "fold")),),
+        drills=20,
         steps=steps,
         batch_tokens=512,
     )  # fmt: skip

@@ -38,6 +38,8 @@ def rows(
         rng = random.Random(f"{seed} {epoch}")  # noqa: S311 - a repeatable order, no secret
         order = list(range(len(lessons)))
         rng.shuffle(order)
+        if epoch == 0:  # short ones first: copying is learned where there is little to copy from
+            order.sort(key=lambda at: len(lessons[at].ids) * rng.uniform(0.5, 1.5))
         for at in order:
             lesson = lessons[at]
             ids.append(lesson.ids if renamer is None else renamer.renamed(lesson.ids, rng))
@@ -84,10 +86,10 @@ def learn(
     seed: int,
     watch: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
 ) -> int:
-    """Train in place; returns the tokens that were read. `watch` gets (step, loss, tokens) after each step, the loss of
-    what the model is to say.
+    """Train in place; returns the tokens that were read.
 
-    Raises UserError where the loss is not finite.
+    `watch` gets (step, loss, tokens) after each step: the loss of what the model is to say. Raises UserError where the
+    loss is not finite.
     """
     model.train()
     made, parameters = optimisers(model, optim), list(model.parameters())

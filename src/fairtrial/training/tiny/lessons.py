@@ -27,11 +27,18 @@ class Lesson:
 class Writer:
     """Makes lessons for one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, value_weight: float, context_weight: float = 0.0) -> None:
-        """`value_weight`: of a token of a name or a number, where others weigh 1; `context_weight`: of what is read."""
+    def __init__(self, tokenizer: Tokenizer, value_weight: float, again_weight: float = 0.0) -> None:
+        """Weights of tokens, where others that are said weigh 1 and others that are read 0.
+
+        Args:
+            tokenizer: Of the model that is to learn.
+            value_weight: Of a name or a number that is said.
+            again_weight: Of a name that is read again, which teaches copying before anything else does.
+        """
         self._chat = Chat(tokenizer)
         self._tokenizer = tokenizer
-        self._context = context_weight
+        self._again_weight = again_weight
+        self._first = {first for first, _ in syllable_pairs(tokenizer)}
         self._weight = np.ones(tokenizer.vocab_size, np.float32)
         self._weight[sorted(values(tokenizer))] = value_weight
 
@@ -53,10 +60,23 @@ class Writer:
 
     def _lesson(self, ids: Sequence[int], learned: Iterable[tuple[int, int]]) -> Lesson:
         whole = np.asarray(ids, np.int32)
-        weights = np.full(len(ids), self._context, np.float32)
+        weights = np.zeros(len(ids), np.float32)
+        if self._again_weight:
+            weights[self._again(ids)] = self._again_weight
         for start, end in learned:
             weights[start:end] = self._weight[whole[start:end]]
         return Lesson(whole, weights)
+
+    def _again(self, ids: Sequence[int]) -> list[int]:
+        """Places of the names that stand earlier in the lesson too."""
+        seen: set[tuple[int, ...]] = set()
+        found: list[int] = []
+        for at, index in enumerate(ids):
+            if index in self._first:
+                name = tuple(ids[at : at + 3])
+                found += range(at, min(at + 3, len(ids))) if name in seen else ()
+                seen.add(name)
+        return found
 
 
 class Renamer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool
+from fairtrial.core.clock import Timer
 from fairtrial.core.config import Config
 from fairtrial.core.ids import seed as derive
-from fairtrial.models.model import Model, Sampling
+from fairtrial.models.model import Delta, Model, Pair, Reply, Request, Sampling, Score
 from fairtrial.tasks.worlds.world import Episode, World
 
+_LOOK_UP = re.compile(r"I look up ([^,.]+)\.")
+_ANSWER = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
+_DONE = "All that is asked for is known."
 _TOGETHER = 16
 """Episodes that are played at once: as many requests as the model decodes together."""
 
@@ -36,10 +41,56 @@ class Habit(Config):
     planner: str | dict[str, Any] = "react"
     oracle: OracleSettings = OracleSettings(plan="sequential")
     """The player that is imitated."""
+    spelled: bool = False
+    """Whether the player spells out what its actions rest on."""
     turns: int = Field(default=30, ge=1)
     repairs: int = Field(default=3, ge=0)
     reply_tokens: int = Field(default=256, ge=1)
     """Of one reply at most."""
+
+
+class Spelling:
+    """The oracle, but what it says beside its actions is spelled out for a small reader: where each value comes from.
+
+    A question is named with its number, and before an answer every fact that it rests on is said again, so that what
+    is to be written next is always behind something that was just written.
+    """
+
+    name = "oracle-player, spelled out"
+    features = OracleModel.features
+    context: int | None = None
+
+    def __init__(self, oracle: OracleModel, episode: Episode) -> None:
+        self._oracle, self._episode = oracle, episode
+
+    async def generate(
+        self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
+    ) -> Reply:
+        """The oracle's reply, spelled out. Raises like the oracle."""
+        reply = await self._oracle.generate(request, on_delta=on_delta, timer=timer)
+        text = _LOOK_UP.sub(lambda found: f"I look up {self._numbered(found[1])}.", reply.text)
+        answer = _ANSWER.search(text)
+        if answer is not None and "items" in self._episode.facts:
+            text = text.replace(_DONE, self._facts(answer[1].split(" ; ")), 1)
+        return replace(reply, message=reply.message.model_copy(update={"content": text}))
+
+    async def score(self, pairs: Sequence[Pair]) -> list[Score]:
+        """It has no probabilities. Raises UnsupportedError."""
+        return await self._oracle.score(pairs)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _numbered(self, asked: str) -> str:
+        at = self._episode.question.find(f" {asked} ")
+        if at < 0:
+            return asked
+        return f"{self._episode.question[:at].rpartition(' ')[2]} {asked}"
+
+    def _facts(self, values: Sequence[str]) -> str:
+        steps = {step.id: step for step in self._episode.plan}
+        told = zip((steps[name] for name in self._episode.facts["item_steps"]), values, strict=True)
+        return " ".join(f"{at} {step.question} {value} ." for at, (step, value) in enumerate(told, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +130,11 @@ async def _episode(
         Tool(each.name, each.description, each.parameters, each.call)
         for each in world.functions(episode, clock, environment)
     ]
+    if model is None:
+        oracle = OracleModel([episode], habit.oracle, planner=planner, policy=policy)
+        model = Spelling(oracle, episode) if habit.spelled else oracle
     runtime = Runtime(
-        model or OracleModel([episode], habit.oracle, planner=planner, policy=policy),
+        model,
         policy,
         planner,
         tools,
@@ -88,7 +142,7 @@ async def _episode(
         budget=Budget(habit.turns, repairs=habit.repairs),
         sampling=sampling or Sampling(temperature=0, max_tokens=habit.reply_tokens),
     )
-    log = await runtime.play(runtime.begin(episode.question, seed=derive(seed, episode.info.id, 0, "episode")))
+    log = await runtime.play(runtime.begin(episode.question, seed=derive(seed, episode.info.id, 0, "sampling")))
     return Played(episode, log, dict(world.grade(episode, log.answer, visited(log))))
 
 

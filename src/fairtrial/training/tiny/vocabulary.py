@@ -55,7 +55,9 @@ def lines(texts: Iterable[str]) -> list[str]:
     return sorted({line for text in texts for line in re.findall(r"[^\n]+\n*", text)})
 
 
-def make(texts: Sequence[str], *, constant: Sequence[str] = (), prose: Sequence[str] = (), most: int = 600) -> Tokenizer:
+def make(
+    texts: Sequence[str], *, constant: Sequence[str] = (), prose: Sequence[str] = (), most: int = 600
+) -> Tokenizer:
     """The tokenizer.
 
     Args:
