@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from fairtrial.agents.accounting import Estimate
-from fairtrial.agents.context.policy import ContextPolicy
+from fairtrial.agents.context.policy import ContextPolicy, Count
 from fairtrial.agents.planners.planner import Planner
 from fairtrial.core import registry
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import canonical_json, digest
+
+Spec = Mapping[str, Any]
+"""What a user would write for it: `id` and, where it is not the default, the dialect."""
+T = TypeVar("T")
+_DOCUMENT = "\n\nDocument:\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,8 @@ class Voices:
         key = digest(canonical_json([system, list(tools)]))
         if key not in self._known:
             schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-            planner = self._planner or _named(_planners(), lambda each: each.rules(tools), system)
-            policy = self._policy or _named(_policies(self._count), lambda each: each.rules, system)
+            planner = self._planner or _known(spoken(planners(), lambda each: each.rules(tools), system))
+            policy = self._policy or _known(spoken(policies(self._count), lambda each: each.rules, system))
             self._known[key] = Voice(planner, policy, schemas)
         return self._known[key]
 
@@ -61,34 +66,51 @@ def offered(system: str, given: Sequence[dict[str, Any]]) -> Sequence[dict[str, 
     return found
 
 
-def _named(candidates: Iterator[Any], rules: Callable[[Any], str], system: str) -> Any:
-    """The candidate whose rules the system message holds, of several the one with the longest."""
-    fitting = [each for each in candidates if rules(each).strip() in system]
-    if not fitting:
+def to_read(asked: str) -> tuple[str, str] | None:
+    """(question, document) where a reader is asked (`agents.reader`); None for anything else."""
+    if not asked.startswith("Question: ") or _DOCUMENT not in asked:
+        return None
+    question, _, document = asked.removeprefix("Question: ").partition(_DOCUMENT)
+    return question, document
+
+
+def planners() -> Iterator[tuple[Spec, Planner]]:
+    """Every registered planner, in each of its dialects."""
+    for name in registry.names("planners"):
+        kind = registry.load("planners", name)
+        yield from (({"id": name, **chosen}, kind(settings)) for chosen, settings in _variants(kind.settings_type))
+
+
+def policies(count: Count) -> Iterator[tuple[Spec, ContextPolicy]]:
+    """Every registered policy that needs no settings, in each of its dialects."""
+    for name in registry.names("policies"):
+        kind = registry.load("policies", name)
+        variants = _variants(kind.settings_type)
+        yield from (({"id": name, **chosen}, kind(settings, count)) for chosen, settings in variants)
+
+
+def spoken(candidates: Iterable[tuple[Spec, T]], rules: Callable[[T], str], system: str) -> tuple[Spec, T] | None:
+    """The candidate whose rules the system message holds, of several the one with the longest; None: there is none."""
+    fitting = [(told, each) for each in candidates if (told := rules(each[1]).strip()) in system]
+    return max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+
+
+def _known(found: tuple[Spec, T] | None) -> T:
+    if found is None:
         raise UserError(
             "scripted player: the planner's rules are not known to it; name planner and policy in its settings"
         )
-    return max(fitting, key=lambda each: len(rules(each)))
+    return found[1]
 
 
-def _planners() -> Iterator[Planner]:
-    for name in registry.names("planners"):
-        kind = registry.load("planners", name)
-        yield from (kind(settings) for settings in _variants(kind.settings_type))
-
-
-def _policies(count: Estimate) -> Iterator[ContextPolicy]:
-    for name in registry.names("policies"):
-        kind = registry.load("policies", name)
-        yield from (kind(settings, count) for settings in _variants(kind.settings_type))
-
-
-def _variants(kind: type[Config]) -> Iterator[Config]:
+def _variants(kind: type[Config]) -> Iterator[tuple[dict[str, Any], Config]]:
     """The settings' defaults, and with each other choice of a dialect."""
     try:
-        yield kind()
+        yield {}, kind()
     except ValidationError:
         return
     for name, field in kind.model_fields.items():
         if get_origin(field.annotation) is Literal:
-            yield from (kind(**{name: choice}) for choice in get_args(field.annotation) if choice != field.default)
+            for choice in get_args(field.annotation):
+                if choice != field.default:
+                    yield {name: choice}, kind(**{name: choice})

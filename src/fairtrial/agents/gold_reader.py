@@ -25,10 +25,9 @@ from pydantic import Field, field_validator
 from fairtrial.agents import reader as reading
 from fairtrial.agents.context import rendering
 from fairtrial.agents.context.folding import Folding, blocks_in, range_in
-from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.policy import ContextPolicy
+from fairtrial.agents.dialects import Spec, offered, planners, policies, spoken, to_read
 from fairtrial.agents.log import Folded
-from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan, Ref, Template
 from fairtrial.agents.planners.planner import Move, Planner
 from fairtrial.core.clock import Timer
@@ -61,25 +60,6 @@ _TRIES = 4
 """Calls of one kind for one step, where tools fail."""
 _BEGINNING = 160
 """Characters by which a page is recognised."""
-_POLICIES: tuple[dict[str, Any], ...] = (
-    {"id": "fold"},
-    {"id": "fold", "dialect": "released"},
-    {"id": "fold-fixed"},
-    {"id": "rewrite"},
-    {"id": "append"},
-)
-"""One of each kind that says something of its own in the system message, and last one of those that do not."""
-_PLANNERS: tuple[dict[str, Any], ...] = (
-    {"id": "graph"},
-    {"id": "graph", "dialect": "tasks"},
-    {"id": "graph", "dialect": "joined"},
-    {"id": "compiler"},
-    {"id": "rewoo"},
-    {"id": "native"},
-    {"id": "native", "answer": "text"},
-    {"id": "react"},
-    {"id": "react", "dialect": "action"},
-)
 _ALONE = ("react",)
 _INDEPENDENT = ("react", "native", "joined")
 
@@ -126,8 +106,7 @@ class GoldReader:
     def __init__(self, world: Documents, name: str = "gold-reader") -> None:
         self._world, self._name = world, name
         self._episodes = sorted(world.episodes(), key=lambda episode: -len(episode.question))
-        self._policies = [open_policy(spec, lambda _: 0) for spec in _POLICIES]
-        self._planners = [(spec, open_planner(spec)) for spec in _PLANNERS]
+        self._policies, self._planners = list(policies(lambda _: 0)), list(planners())
 
     @property
     def name(self) -> str:
@@ -176,15 +155,15 @@ class GoldReader:
         if found is not None:
             return self._turn(system, said, *found)
         asked = said[-1].content
-        if asked.startswith("Question: ") and "\n\nDocument:\n" in asked:
-            return self._read(asked), ()
+        if (reads := to_read(asked)) is not None:
+            return self._read(*reads), ()
         return self._summary(asked), ()
 
-    def _turn(
-        self, system: str, said: list[Message], spec: Mapping[str, Any], planner: Planner
-    ) -> tuple[str, tuple[ToolCall, ...]]:
+    def _turn(self, system: str, said: list[Message], spec: Spec, planner: Planner) -> tuple[str, tuple[ToolCall, ...]]:
         episode = self._episode(said[0].content)
-        policy = next(policy for policy in self._policies if policy.rules in system)
+        found = spoken(self._policies, lambda each: each.rules, system)
+        assert found is not None, "append has no rules: it always fits"
+        policy = found[1]
         if said[-1].content.startswith("[rejected: "):
             raise UserError(f'"{self._name}" has no other turn than one that was refused: {said[-1].content}')
         state = self._state(episode, said)
@@ -227,13 +206,11 @@ class GoldReader:
         told = [f"{step.id} is {step.value}." for step in episode.plan if step.page and self._opened(asked, step)]
         return "\n".join([*([earlier] if earlier else []), *told]) or "Nothing is known yet."
 
-    def _planner(self, system: str, tools: Sequence[dict[str, Any]]) -> tuple[Mapping[str, Any], Planner] | None:
+    def _planner(self, system: str, tools: Sequence[dict[str, Any]]) -> tuple[Spec, Planner] | None:
         """The planner that the system message describes."""
-        offered = list(tools) or _offered(system)
-        for spec, planner in self._planners if offered else ():
-            if planner.native == bool(tools) and planner.rules(offered) in system:
-                return spec, planner
-        return None
+        schemas = offered(system, tools)
+        fitting = [each for each in self._planners if each[1].native == bool(tools)] if schemas else []
+        return spoken(fitting, lambda each: each.rules(schemas), system)
 
     def _state(self, episode: Episode, said: Sequence[Message]) -> _State:
         """Its last notes, with what has come of the calls that they announce."""
@@ -274,7 +251,7 @@ class GoldReader:
                 state.known[step.id] = step.value
         return state
 
-    def _nodes(self, episode: Episode, state: _State, system: str, spec: Mapping[str, Any]) -> list[Node]:
+    def _nodes(self, episode: Episode, state: _State, system: str, spec: Spec) -> list[Node]:
         """The next calls; notes of them go into `state.waits`."""
         nodes: list[Node] = []
         style = spec.get("dialect", spec["id"])
@@ -327,9 +304,8 @@ class GoldReader:
                     found.setdefault(fill(step, values).strip(), []).append(step)
         return found
 
-    def _read(self, asked: str) -> str:
+    def _read(self, question: str, document: str) -> str:
         """The answer of a reader: what the document says of a step that it knows."""
-        question, _, document = asked.removeprefix("Question: ").partition("\n\nDocument:\n")
         title = question.startswith(_WHICH)
         for step in self._asked.get(question.removeprefix(_WHICH).strip(), ()):
             page = cast("str", step.page)
@@ -373,12 +349,6 @@ def _results(said: Sequence[Message]) -> list[str]:
 def _names_page(results: str, title: str) -> bool:
     """Whether search results, as JSON, name a page."""
     return f'"title": {json.dumps(title, ensure_ascii=False)}' in results
-
-
-def _offered(system: str) -> list[dict[str, Any]]:
-    """The tools that a system message lists, one line of JSON each."""
-    lines = (line for line in system.splitlines() if line.startswith('{"name": '))
-    return [{"type": "function", "function": json.loads(line)} for line in lines]
 
 
 def _template(step: GoldStep, values: Mapping[str, str | Ref]) -> str | Template:

@@ -23,7 +23,7 @@ from fairtrial.agents.context import rendering
 from fairtrial.agents.context.folding import Folding, blocks_in, range_in
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.policy import ContextPolicy
-from fairtrial.agents.dialects import Voice, Voices, offered
+from fairtrial.agents.dialects import Voice, Voices, offered, to_read
 from fairtrial.agents.gold import Beliefs, Gold
 from fairtrial.agents.log import Block, Folded
 from fairtrial.agents.planners.opening import open_planner
@@ -40,7 +40,6 @@ from fairtrial.tasks.worlds.world import Episode, GoldStep
 
 _NOTHING = "nothing found yet"
 _QUESTION = "### Question\n"
-_DOCUMENT = "\n\nDocument:\n"
 _TOO_MANY = re.compile(r"\[rejected: (?:tool-limit|too-many-nodes)\]")
 _SYLLABLES = ("ba", "de", "ki", "lo", "mu", "na", "re", "si", "to", "vu")
 
@@ -150,9 +149,8 @@ class OracleModel:
         self, request: Request, messages: Sequence[Message], rng: random.Random
     ) -> tuple[str, tuple[ToolCall, ...]]:
         first = next((message.content for message in messages if message.role == "user"), "")
-        if first.startswith("Question: ") and _DOCUMENT in first:
-            question, _, document = first.removeprefix("Question: ").partition(_DOCUMENT)
-            return self._read(question, document, rng), ()
+        if (asked := to_read(first)) is not None:
+            return self._read(*asked, rng), ()
         gold = self._gold(first)
         body = "\n".join(text_of(message) for message in messages if message.role != "system")
         body = body.replace(gold.episode.question, "", 1)
@@ -174,7 +172,7 @@ class OracleModel:
             why = f"I look up {', '.join(gold.asked(step, beliefs) for step in steps)}."
         fold = None if last or not beliefs.open() else self._fold(voice.policy, gold, messages, rng)
         thinking = f"Known so far: {self._stated(beliefs)}" if self.settings.thinking else ""
-        text = _write(voice.policy, fold, why, thinking) + said
+        text = voice.policy.write(fold, why, thinking) + said
         return self._slipped(text, calls, rng)
 
     def _gold(self, first: str) -> Gold:
@@ -294,11 +292,6 @@ class OracleModel:
         if calls:
             return text, (*calls[:-1], calls[-1].model_copy(update={"arguments": calls[-1].arguments[:-1]}))
         return text[: max(1, text.rfind("<"))] if text.rfind("<") > 0 else text[: len(text) // 2], calls
-
-
-def _write(policy: ContextPolicy, fold: Folded | None, why: str, thinking: str) -> str:
-    writer: Any = policy
-    return writer.write(fold, why, thinking)
 
 
 def _value(gold: Gold, step: str) -> str:
