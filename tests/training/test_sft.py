@@ -21,7 +21,8 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("peft")
 
-from fairtrial.agents.samples.writing import read_samples  # noqa: E402
+from fairtrial import Study  # noqa: E402
+from fairtrial.agents.samples.writing import read_samples, write_samples  # noqa: E402
 from fairtrial.core.clock import SystemClock  # noqa: E402
 from fairtrial.core.config import parse  # noqa: E402
 from fairtrial.core.errors import UserError  # noqa: E402
@@ -37,9 +38,10 @@ from fairtrial.training.sft import weighted_loss  # noqa: E402
 from fairtrial.training.sft_data import Packer, load_rows, pack, packs_in  # noqa: E402
 from fairtrial.training.sft_launch import Launched, launch  # noqa: E402
 from fairtrial.training.sft_learners import HubLearner, Learner, open_learner  # noqa: E402
-from fairtrial.training.sft_rows import rows_of, token_view  # noqa: E402
+from fairtrial.training.sft_rows import rows_of  # noqa: E402
 from fairtrial.training.sft_settings import SftConfig, learner_settings  # noqa: E402
 from fairtrial.training.sft_speakers import open_speaker  # noqa: E402
+from fairtrial.training.sft_view import run_tokens, token_view  # noqa: E402
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 ASKED = {
@@ -303,6 +305,10 @@ def test_the_view_shows_each_token_once_under_its_kind(lab: Path, tmp_path: Path
     assert lines[5].replace("|", "").endswith("The answer is four.<end>")
     spans = [line.split()[0].split("-") for line in lines[1:]]
     assert [int(end) + 1 for _, end in spans[:-1]] == [int(begin) for begin, _ in spans[1:]]
+    whole = run_tokens(lab / "runs.jsonl", "run-0", MODELS["native"], lab, weights=config.weights, width=0)
+    assert whole == lines
+    with pytest.raises(UserError, match='holds no run run-x; did you mean "run-'):
+        run_tokens(lab / "runs.jsonl", "run-x", MODELS["native"], lab)
 
 
 def test_epochs_see_every_sample_once_in_another_order(lab: Path, tmp_path: Path) -> None:
@@ -377,3 +383,32 @@ def test_held_out_runs_are_scored_and_never_trained_on(lab: Path, tmp_path: Path
     found = [row for row in journal.read(tmp_path / "out") if row["kind"] == "held_out_runs"]
     assert [row["step"] for row in found] == [2, 4] and found[1]["loss"] < found[0]["loss"]
     assert done.rows == 2 and 0 <= done.ended.held["accuracy"] <= 1
+
+
+def test_episodes_show_that_what_was_learned_is_of_use(lab: Path, tmp_path: Path) -> None:
+    world = {"id": "wiki", "n": 2, "families": ["chain"], "style": "plain", "hops": 2, "pages": 24}
+    study = {
+        "title": "t", "question": "q", "kind": "episode", "seed": 1, "suite": {"world": world, "turns": 8},
+        "arms": {"fold": {"model": "oracle", "policy": "fold", "control": True}, "append": {"model": "oracle"}},
+    }  # fmt: skip
+    Study.model_validate(study).run(tmp_path / "run")
+    assert write_samples(tmp_path / "run", tmp_path / "texts.jsonl").kept_runs == 4
+    texts = [message.content for one in read_samples(tmp_path / "texts.jsonl") for message in one.messages]
+    tokenizer = Tokenizer.train(texts, vocab_size=600)
+    config = ModelConfig(
+        vocab=tokenizer.vocab_size, hidden=48, layers=2, pattern="KF", intermediate=96, heads=2, head_dim=24,
+        kda_heads=2, kda_key_dim=24, kda_gate_rank=8, tied=True, init_std=0.1,
+    )  # fmt: skip
+    with torch.no_grad():
+        hub.save(Model(config, 0), tmp_path / "m")
+    tokenizer.save(tmp_path / "m" / "tokenizer.json")
+    more: dict[str, Any] = {
+        "data": [str(tmp_path / "run")], "arm": "append", "optim": {"lr": 1e-2, "weight_decay": 0.0},
+        "practice": {"suite": {"world": world, "turns": 8, "sampling": {"temperature": 0, "max_tokens": 40}}},
+    }  # fmt: skip
+    before, after = (
+        train(lab, tmp_path / str(steps), settings(f"native:{tmp_path / 'm'}", steps=steps, **more)).ended.practice
+        for steps in (1, 36)
+    )
+    assert before["em"] == 0.0 and before["failed"] == {"format_limit": 2}
+    assert after["em"] == 1.0 and after["failed"] == {} and after["episodes"] == 2

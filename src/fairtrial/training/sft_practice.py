@@ -84,7 +84,7 @@ class Ground:
 
     async def _one(self, worker: EpisodeWorker, name: str, free: asyncio.Semaphore) -> Record:
         async with free:
-            key = TrialKey(arm=_ARM, task=name, repeat=0, attempt=0)
+            key = TrialKey(arm=_ARM, task=name, repeat=0, attempt=1)
             job = Job(key, seed(self._seed, name, 0, "sampling"), self._seed)
             context = TrialContext(self._clock, Timer(self._clock), Meter(Limits()), _Nowhere())
             return await worker.run(job, context)

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
 from fairtrial.agents.samples.sample import Kind, Sample, Segment
 from fairtrial.agents.samples.segmenting import MismatchError, Span, token_spans
-from fairtrial.core.errors import UserError
 from fairtrial.models.model import Message
 from fairtrial.training.sft_speakers import Speaker
 
@@ -159,45 +157,3 @@ def _own_spans(sample: Sample, speaker: Speaker) -> list[list[Marked]] | None:
     except MismatchError:
         return None
     return found
-
-
-def token_view(sample: Sample, speaker: Speaker, *, width: int = 0) -> list[str]:
-    """What is learned of a sample and what is context, for people: a line for each span, its tokens between bars.
-
-    Args:
-        sample: The sample.
-        speaker: Of the model that is to learn it.
-        width: Tokens of context that are shown at both ends of each stretch of it; 0: all.
-
-    Raises:
-        UserError: Nothing of the sample can be learned.
-    """
-    refused: Counter[str] = Counter()
-    rows = rows_of(sample, speaker, refused)
-    if not rows:
-        raise UserError(f"{sample.id}: nothing of it can be learned: {', '.join(refused) or 'no turns'}")
-    lines: list[str] = []
-    for number, row in enumerate(rows):
-        learned = int((row.weights > 0).sum())
-        part = f" (row {number + 1} of {len(rows)})" if len(rows) > 1 else ""
-        lines.append(f"{sample.id}{part}: {len(row)} tokens, {learned} learned, as {speaker.name} reads it")
-        for (name, weight), group in groupby(enumerate(_labels(row)), key=lambda pair: pair[1]):
-            places = [place for place, _ in group]
-            shown = _tokens(row.ids[places[0] : places[-1] + 1].tolist(), speaker, 0 if weight else width)
-            lines.append(f"{places[0]:>6}-{places[-1]:<6} {name:<8} {weight:<4g} {shown}")
-    return lines
-
-
-def _labels(row: Row) -> list[tuple[str, float]]:
-    """Name and weight of each id."""
-    out: list[tuple[str, float]] = [("context", 0.0)] * len(row)
-    for span in row.spans:
-        out[span.start : span.end] = [(span.kind or "turn", span.weight)] * (span.end - span.start)
-    return out
-
-
-def _tokens(ids: Sequence[int], speaker: Speaker, width: int) -> str:
-    if width and len(ids) > 2 * width:
-        left = len(ids) - 2 * width
-        return f"{_tokens(ids[:width], speaker, 0)} ... {left} more ... {_tokens(ids[-width:], speaker, 0)}"
-    return "|".join(speaker.spelled(index).replace("\n", "\\n") for index in ids)
