@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from fairtrial.core.clock import Clock, SystemClock, Timer
+from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
 from fairtrial.models.endpoints import anthropic_wire
@@ -17,17 +17,17 @@ from fairtrial.models.endpoints.anthropic_wire import AnthropicReader, Thoughts
 from fairtrial.models.endpoints.endpoint import (
     Called,
     Caller,
+    Endpoint,
     EndpointSettings,
+    Provider,
     guess_tokens,
-    jitter,
     read_key,
-    whose,
 )
-from fairtrial.models.endpoints.transport import Exchange
 from fairtrial.models.model import Delta, Feature, Message, Pair, Reply, Request, Score, UnsupportedError
 
-OWN_URL = "https://api.anthropic.com"
-KEY = "ANTHROPIC_API_KEY"
+ANTHROPIC = Provider(
+    "anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", key_headers=("Authorization", "X-Api-Key")
+)
 
 
 class AnthropicSettings(EndpointSettings):
@@ -46,10 +46,10 @@ class Anthropic:
     @staticmethod
     def open(settings: Any, base: Path) -> AnthropicModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
-        return AnthropicModel(settings, read_key(settings, KEY))
+        return AnthropicModel(settings, read_key(settings, ANTHROPIC))
 
 
-class AnthropicModel:
+class AnthropicModel(Endpoint[AnthropicSettings]):
     """A model behind Anthropic's Messages API."""
 
     def __init__(
@@ -64,40 +64,14 @@ class AnthropicModel:
             import anthropic
         except ImportError:
             raise UserError('models of kind "anthropic" need an extra: pip install "fairtrial[anthropic]"') from None
-        self._settings = settings
-        clock = clock or SystemClock()
-        client = anthropic.AsyncAnthropic(
-            api_key=key or "none",
-            base_url=settings.base_url or OWN_URL,
-            max_retries=0,
-        )
-        exchange = Exchange(
-            client,
-            anthropic,
-            whose(settings, key, KEY),
-            clock,
-            settings.timeout_s,
-            settings.stall_s,
-            int(settings.max_reply_mb * 2**20),
-            {} if key else {"Authorization": anthropic.Omit(), "X-Api-Key": anthropic.Omit()},
-        )
-        self._caller = Caller(settings, exchange, kind="anthropic", clock=clock, rng=rng or jitter())
+        caller = Caller(settings, ANTHROPIC, anthropic, anthropic.AsyncAnthropic, key, clock=clock, rng=rng)
+        super().__init__(settings, caller)
         self._thoughts = Thoughts()
-
-    @property
-    def name(self) -> str:
-        """As the provider calls it."""
-        return self._settings.name
 
     @property
     def features(self) -> frozenset[Feature]:
         """No seeds, token ids, log-probabilities or scores; "grammar" is json_schema only."""
         return frozenset({"tools", "stream", "grammar"})
-
-    @property
-    def context(self) -> int | None:
-        """As the settings say."""
-        return self._settings.context
 
     async def generate(
         self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
@@ -124,10 +98,6 @@ class AnthropicModel:
     async def score(self, pairs: Sequence[Pair]) -> list[Score]:
         """Raises UnsupportedError: the API gives no log-probabilities."""
         raise UnsupportedError(f'"{self.name}" cannot score (no log-probabilities): use a native or hf model')
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._caller.close()
 
     def _reply(self, called: Called[AnthropicReader], body: dict[str, Any]) -> Reply:
         reader = called.reader

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from fairtrial.core.clock import Clock, Timer
+from fairtrial.core.clock import Clock, SystemClock, Timer
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
 from fairtrial.models.endpoints.failures import FilteredError, Whose
@@ -78,14 +78,16 @@ class EndpointSettings(Config):
         return self
 
 
-def read_key(settings: EndpointSettings, usual: str, environment: Mapping[str, str] | None = None) -> str | None:
+def read_key(
+    settings: EndpointSettings, provider: Provider, environment: Mapping[str, str] | None = None
+) -> str | None:
     """The key from the environment; None where none is needed. Raises UserError naming the variable.
 
     A server on this machine or in a private network may do without a key; one that is set is sent nevertheless.
     """
     if settings.api_key_env == "":
         return None
-    variable = settings.api_key_env or usual
+    variable = settings.api_key_env or provider.key
     key = (os.environ if environment is None else environment).get(variable, "").strip()
     if key:
         if not (key.isascii() and key.isprintable()):
@@ -119,17 +121,48 @@ class Called(Generic[R]):
     attempts: tuple[Attempt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where an endpoint's calls go."""
+
+    kind: str
+    own_url: str
+    key: str
+    """The usual variable of the key."""
+    key_headers: tuple[str, ...]
+    """What the SDK puts the key into; left away where no key is sent."""
+
+
 class Caller:
     """Calls a provider: admission, tries, exchange."""
 
     def __init__(
-        self, settings: EndpointSettings, exchange: Exchange, *, kind: str, clock: Clock, rng: random.Random
+        self,
+        settings: EndpointSettings,
+        provider: Provider,
+        sdk: Any,
+        client: Callable[..., Any],
+        key: str | None,
+        *,
+        clock: Clock | None,
+        rng: random.Random | None,
     ) -> None:
-        self._settings, self._exchange, self._clock, self._rng = settings, exchange, clock, rng
-        self._who = f'{kind} "{settings.name}"'
+        """`sdk`: the provider's module; `client`: makes its asynchronous client. No clock and no rng: the real ones."""
+        self._settings, self._clock, self._rng = settings, clock or SystemClock(), rng or _jitter()
+        self._exchange = Exchange(
+            client(api_key=key or "none", base_url=settings.base_url or provider.own_url, max_retries=0),
+            sdk,
+            Whose(settings.name, settings.context, key, settings.api_key_env or provider.key),
+            self._clock,
+            settings.timeout_s,
+            settings.stall_s,
+            int(settings.max_reply_mb * 2**20),
+            {} if key else {header: sdk.Omit() for header in provider.key_headers},
+        )
+        self._who = f'{provider.kind} "{settings.name}"'
         self._closed = False
         self._rates = Rates(
-            clock,
+            self._clock,
             concurrent=settings.max_concurrent,
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
@@ -203,6 +236,30 @@ class Caller:
         await self._exchange.client.close()
 
 
+S = TypeVar("S", bound=EndpointSettings)
+
+
+class Endpoint(Generic[S]):
+    """What the models behind HTTP APIs have in common."""
+
+    def __init__(self, settings: S, caller: Caller) -> None:
+        self._settings, self._caller = settings, caller
+
+    @property
+    def name(self) -> str:
+        """As the provider calls it."""
+        return self._settings.name
+
+    @property
+    def context(self) -> int | None:
+        """As the settings say."""
+        return self._settings.context
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._caller.close()
+
+
 class Pieces:
     """Keeps the pieces of a try until it has succeeded, or passes them on at once."""
 
@@ -240,11 +297,6 @@ def guess_tokens(request: Request) -> int:
     return 1 + prompt + (request.sampling.max_tokens or 0)
 
 
-def whose(settings: EndpointSettings, key: str | None, usual: str) -> Whose:
-    """What error messages may say."""
-    return Whose(settings.name, settings.context, key, settings.api_key_env or usual)
-
-
-def jitter() -> random.Random:
+def _jitter() -> random.Random:
     """A generator for pauses, different in each process: they must not fall together, and change no result."""
     return random.Random()  # noqa: S311

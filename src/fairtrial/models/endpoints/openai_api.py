@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fairtrial.core.clock import Clock, SystemClock, Timer
+from fairtrial.core.clock import Clock, Timer
 from fairtrial.core.config import Config
 from fairtrial.models.endpoints import openai_wire
 from fairtrial.models.endpoints.echo import echo_score
@@ -16,18 +16,16 @@ from fairtrial.models.endpoints.endpoint import (
     CHARACTERS_PER_TOKEN,
     Called,
     Caller,
+    Endpoint,
     EndpointSettings,
+    Provider,
     guess_tokens,
-    jitter,
     read_key,
-    whose,
 )
 from fairtrial.models.endpoints.openai_wire import OpenAIReader
-from fairtrial.models.endpoints.transport import Exchange
 from fairtrial.models.model import Delta, Feature, Message, Pair, Reply, Request, Score, UnsupportedError
 
-OWN_URL = "https://api.openai.com/v1"
-KEY = "OPENAI_API_KEY"
+OPENAI = Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", key_headers=("Authorization",))
 Want = Literal["no", "ask", "require"]
 
 
@@ -53,10 +51,10 @@ class OpenAI:
     @staticmethod
     def open(settings: Any, base: Path) -> OpenAIModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
-        return OpenAIModel(settings, read_key(settings, KEY))
+        return OpenAIModel(settings, read_key(settings, OPENAI))
 
 
-class OpenAIModel:
+class OpenAIModel(Endpoint[OpenAISettings]):
     """A model behind an OpenAI-compatible API."""
 
     def __init__(
@@ -69,32 +67,10 @@ class OpenAIModel:
     ) -> None:
         import openai
 
-        self._settings = settings
-        clock = clock or SystemClock()
-        client = openai.AsyncOpenAI(
-            api_key=key or "none",
-            base_url=settings.base_url or OWN_URL,
-            max_retries=0,
-        )
-        exchange = Exchange(
-            client,
-            openai,
-            whose(settings, key, KEY),
-            clock,
-            settings.timeout_s,
-            settings.stall_s,
-            int(settings.max_reply_mb * 2**20),
-            {} if key else {"Authorization": openai.Omit()},
-        )
-        self._caller = Caller(settings, exchange, kind="openai", clock=clock, rng=rng or jitter())
-        newer = settings.base_url is None or settings.base_url.rstrip("/") == OWN_URL
+        super().__init__(settings, Caller(settings, OPENAI, openai, openai.AsyncOpenAI, key, clock=clock, rng=rng))
+        newer = settings.base_url is None or settings.base_url.rstrip("/") == OPENAI.own_url
         self._max_tokens = settings.max_tokens_field or ("max_completion_tokens" if newer else "max_tokens")
         self._compatible = not newer
-
-    @property
-    def name(self) -> str:
-        """As the provider calls it."""
-        return self._settings.name
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -107,11 +83,6 @@ class OpenAIModel:
         if self._settings.ids != "no":
             found.add("token-ids")
         return frozenset(found)
-
-    @property
-    def context(self) -> int | None:
-        """As the settings say."""
-        return self._settings.context
 
     async def generate(
         self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
@@ -167,10 +138,6 @@ class OpenAIModel:
             timer=None,
         )
         return echo_score(called.reader.echoed, pair, self.name)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._caller.close()
 
     def _refuse(self, request: Request) -> None:
         if request.sampling.regex is not None:

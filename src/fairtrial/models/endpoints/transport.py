@@ -77,35 +77,23 @@ class Exchange:
         limit = asyncio.timeout(self.timeout_s)
         try:
             async with limit:
-                await self._run(path, body, reader, deliver, stream=stream, waits=waits)
+                with waits.waiting():
+                    response = await self._send(path, body, stream)
+                try:
+                    kind = response.headers.get("content-type", "").lower()
+                    if stream and "event-stream" in kind:
+                        await self._read_stream(response, reader, deliver, waits)
+                    elif not kind or "json" in kind:
+                        if (delta := reader.whole(await self._read_object(response, waits, stream))) is not None:
+                            deliver(delta)
+                    else:
+                        raise TryFailedError("bad_response", f'content type "{kind[:60]}" instead of JSON', status=200)
+                finally:
+                    await response.aclose()
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TryFailedError("timeout", f"no whole reply within timeout_s = {self.timeout_s:g} s") from None
-
-    async def _run(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        reader: Reader,
-        deliver: Callable[[Delta], None],
-        *,
-        stream: bool,
-        waits: Waits,
-    ) -> None:
-        with waits.waiting():
-            response = await self._send(path, body, stream)
-        try:
-            kind = response.headers.get("content-type", "").lower()
-            if stream and "event-stream" in kind:
-                await self._read_stream(response, reader, deliver, waits)
-            elif not kind or "json" in kind:
-                if (delta := reader.whole(await self._read_object(response, waits, stream))) is not None:
-                    deliver(delta)
-            else:
-                raise TryFailedError("bad_response", f'content type "{kind[:60]}" instead of JSON', status=200)
-        finally:
-            await response.aclose()
 
     async def _send(self, path: str, body: Mapping[str, Any], stream: bool) -> Any:
         """The response, its status checked, its body not yet read."""
