@@ -69,8 +69,7 @@ async def execute(
         clock: For all times and waits.
         mode: See `Mode`.
         workers: Calls at once; None: as many as can run.
-        deadline: Instant of the clock at which calls under way time out and the rest is cancelled; a function is asked
-            for it when the last node has come.
+        deadline: Instant of the clock at which calls time out or are cancelled; a function is asked at the plan's end.
         fail_fast: Stop the rest after the first call that fails or times out.
         journal: Where attempts are recorded, or taken from.
         run: The run's name in the journal.
@@ -91,19 +90,9 @@ async def execute(
     whole = Plan(tuple([node async for node in plan])) if mode != "ready" and not isinstance(plan, Plan) else plan
     workers = 1 if mode == "sequential" else workers
     conditions = Conditions(
-        step,
-        clock,
-        mode,
-        workers,
-        deadline,
-        fail_fast,
-        journal,
-        run,
-        on_result,
-        latencies or Latencies(),
-        load or Load(),
-        grace_s,
-    )
+        step, clock, mode, workers, deadline, fail_fast, journal, run, on_result, latencies or Latencies(),
+        load or Load(), grace_s,
+    )  # fmt: skip
     under_way = Run(whole, tools, conditions)
     results = await under_way.drive()
     return Execution(

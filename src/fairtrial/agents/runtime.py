@@ -201,7 +201,7 @@ class Runtime:
         def nodes(text: str) -> tuple[Node, ...]:
             try:
                 self.policy.read(text, log)
-            except RejectedTurn:
+            except (RejectedTurn, FoldError):
                 return ()
             return so_far(text, log.asked.tools)[:left]
 
@@ -210,8 +210,8 @@ class Runtime:
                 self.reader.owed = []
             return self._execute(plan, step, run, told)
 
-        inside = any(begins_inside(call.reply.text) for call in log.calls() if call.purpose == "turn")
-        return Ahead(nodes, begin, inside=inside)
+        said = [message for message, _ in log.pending[-1:]] or [step.message for step in log.steps[-1:]]
+        return Ahead(nodes, begin, inside=any(begins_inside(message.content) for message in said))
 
     async def _hear(self, log: Log, messages: Sequence[Message], ahead: Ahead | None) -> Reply:
         if ahead is None:
