@@ -141,11 +141,18 @@ def show(
         str | None,
         typer.Option("--open", metavar="NAME", help='Print one artifact; "visible": the files the agent could read.'),
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option("--tokens", metavar="MODEL", help="What of a run that model's training learns, token by token."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the trials of a run or the trajectories of a collection, or one of them whole."""
     from fairtrial.app import showing
 
+    if tokens is not None:
+        showing.show_tokens(path, trial, tokens)
+        return
     showing.show(path, trial, showing.Filter(arm, task, outcome, limit), open_, as_json)
 
 

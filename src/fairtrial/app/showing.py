@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -213,3 +214,12 @@ def _visible(char: str) -> str:
     if char in "\n\t" or (code >= 0x20 and code not in (0x7F,) and not 0x80 <= code <= 0x9F):
         return f"<U+{code:04X}>" if 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 else char
     return chr(0x2400 + code) if code < 0x20 else f"<U+{code:04X}>"
+
+
+def show_tokens(path: Path, trial: str | None, model: str) -> None:
+    """Print which tokens of a run `model` (native:FOLDER, hf:FOLDER) would learn in supervised training."""
+    if trial is None:
+        raise UserError("--tokens: say of which run, as ARM/TASK#REPEAT or a trajectory's id")
+    view: Any = importlib.import_module("fairtrial.training.sft_view")
+    for line in view.run_tokens(path, trial, model, Path.cwd()):
+        sys.stdout.write(f"{line}\n")
