@@ -1,16 +1,11 @@
 """The recipe over real text, as it stands and with every model behind a real OpenAI-compatible server."""
 
-import asyncio
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from model_server import served
 
 from fairtrial.agents.gold_reader import GoldReader
-from fairtrial.core.clock import SystemClock
-from fairtrial.models.serving import listening
-from fairtrial.models.serving.server import Serving, build
 from fairtrial.studies.study import load_study
 from fairtrial.tasks.worlds.real_text import Documents, DocumentsSettings
 
@@ -19,22 +14,6 @@ ARMS = ("append-react", "append-graph", "fold-react", "fold-graph")
 WORLD = Documents(
     DocumentsSettings(questions=("real_text/questions.jsonl",), documents="real_text/pages", top_k=3), RECIPES
 )
-
-
-@contextmanager
-def served(model):
-    """The URL at which `model` is served while inside."""
-    sock = listening.listen("127.0.0.1", 0)
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    app = build(model, Serving(hosts=listening.LOOPBACK_NAMES), SystemClock())
-    thread = threading.Thread(target=loop.run_until_complete, args=(listening.run(app, sock, stop, grace_s=2),))
-    thread.start()
-    try:
-        yield listening.url(sock)
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        loop.close()
 
 
 def run(folder, *overrides):

@@ -10,6 +10,8 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("torch")
 
+from byte_tokenizer import byte_tokenizer  # noqa: E402
+
 from fairtrial.models.hf.chat import Chat  # noqa: E402
 from fairtrial.models.hf.reply import Growing  # noqa: E402
 from fairtrial.models.hf.words import Words  # noqa: E402
@@ -23,20 +25,7 @@ CHATML = (
 
 
 def byte_level(template=CHATML):
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(["user assistant hello system tool the the and"], trainer)
-    inner.add_tokens(["<tool_call>", "</tool_call>"])
-    out = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>")
-    out.chat_template = template
-    return out
+    return byte_tokenizer(template, ["user assistant hello system tool the the and"], 300)
 
 
 def pieces():

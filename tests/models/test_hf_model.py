@@ -10,7 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
+
+from byte_tokenizer import byte_tokenizer  # noqa: E402
 
 from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.activations import Edit, Site, activations  # noqa: E402
@@ -34,20 +36,8 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hf") / "tiny"
-    library = tokenizers
-    inner = library.Tokenizer(library.models.BPE())
-    inner.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = library.decoders.ByteLevel()
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(["the user said hello to the assistant, naïve café", "system tools add numbers"], trainer)
-    inner.add_tokens(["<tool_call>", "</tool_call>"])
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>")
-    tokenizer.chat_template = TEMPLATE
+    texts = ["the user said hello to the assistant, naïve café", "system tools add numbers"]
+    tokenizer = byte_tokenizer(TEMPLATE, texts, 330)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,

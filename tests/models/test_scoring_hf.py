@@ -5,28 +5,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from scoring_cases import PAIRS, TEXTS, one_by_one  # noqa: E402
+
 from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.hf.score import score_hf  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Pair  # noqa: E402
 from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
-
-TEXTS = [
-    "Question: How do I boil an egg?\nAnswer: Put it into boiling water for nine minutes.",
-    "Question: How do I dry a shirt?\nAnswer: Hang it in the sun and wait until it is dry.",
-    "The quick brown fox jumps over the lazy dog, and then it walks back home again.",
-]
-SHOTS = "\n\n".join(TEXTS[:2] * 4) + "\n\n"
-PAIRS = [
-    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Hang it in the sun."),
-    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Put it into boiling water."),
-    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait."),
-    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait. Then hang it in the sun."),
-    Pair(SHOTS, "The quick brown dog"),
-    Pair("Question:", " x"),
-    Pair("Question:", " y"),
-    Pair("", "The quick brown fox"),
-    Pair("The quick", "er brown fox"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +44,12 @@ def build(name):
     return transformers.AutoModelForCausalLM.from_config(MODELS[name]).eval()
 
 
-def one_by_one(model, tokenizer, pairs):
-    out = []
-    for pair in pairs:
-        text = pair.context.rstrip()
-        context = tokenizer.encode(text) if text else [tokenizer.bos_token_id]
-        whole = tokenizer.encode(pair.context + pair.continuation)
-        rest = whole[len(context) :] if text else whole
-        with torch.no_grad():
-            logits = model(torch.tensor([[*context, *rest]])).logits[0].double()
-        logprobs = torch.log_softmax(logits, -1)[len(context) - 1 : -1]
-        out.append([float(row[token]) for row, token in zip(logprobs, rest, strict=True)])
-    return out
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("budget", [8192, 64])
 def test_equal_to_one_pair_at_a_time(name, budget, tokenizer):
     model = build(name)
     scores = score_hf(model, tokenizer, PAIRS, budget=budget)
-    for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
+    for score, expected in zip(scores, one_by_one(model, tokenizer.encode, tokenizer.bos_token_id, PAIRS), strict=True):
         assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
 
 
@@ -104,7 +74,7 @@ def test_a_cache_that_forgets_is_not_used(tokenizer):
     torch.manual_seed(5)
     model = Forgetful(MODELS["mistral"]).eval()
     scores = score_hf(model, tokenizer, PAIRS)
-    for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
+    for score, expected in zip(scores, one_by_one(model, tokenizer.encode, tokenizer.bos_token_id, PAIRS), strict=True):
         assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
 
 

@@ -4,20 +4,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from scoring_cases import PAIRS, SHOTS, TEXTS, one_by_one  # noqa: E402
+
 from fairtrial.core.errors import UserError  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Pair  # noqa: E402
 from fairtrial.models.native.score import score_native  # noqa: E402
 from fairtrial.nn.config import ModelConfig  # noqa: E402
 from fairtrial.nn.model import Model  # noqa: E402
 from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
-
-TEXTS = [
-    "Question: How do I boil an egg?\nAnswer: Put it into boiling water for nine minutes.",
-    "Question: How do I dry a shirt?\nAnswer: Hang it in the sun and wait until it is dry.",
-    "The quick brown fox jumps over the lazy dog, and then it walks back home again.",
-    "ඔබට කොහොමද? හොඳයි.",
-]
-SHOTS = "\n\n".join(TEXTS[:2] * 4) + "\n\n"
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +28,14 @@ def model_of(pattern, tokenizer):
     return Model(config, seed=3).eval()
 
 
-def one_by_one(model, tokenizer, pairs):
-    """Sums of log-probabilities, each pair in a pass of its own and every logit computed."""
-    out = []
-    for pair in pairs:
-        text = pair.context.rstrip()
-        context = tokenizer.encode(text) or [tokenizer.special("<|doc|>")]
-        whole = tokenizer.encode(pair.context + pair.continuation)
-        rest = whole[len(context) :] if text else whole
-        with torch.no_grad():
-            logits = model(torch.tensor([[*context, *rest]])).logits[0].double()
-        logprobs = torch.log_softmax(logits, -1)[len(context) - 1 : -1]
-        out.append([float(row[token]) for row, token in zip(logprobs, rest, strict=True)])
-    return out
-
-
-PAIRS = [
-    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Hang it in the sun."),
-    Pair(SHOTS + "Question: How do I dry an egg?\nAnswer: ", "Put it into boiling water."),
-    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait."),
-    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer:", " Wait. Then hang it in the sun."),
-    Pair(SHOTS + "Question: How do I boil a fox?\nAnswer: Wait. Then", " hang it in the sun."),
-    Pair(SHOTS, "The quick brown dog"),
-    Pair("Question:", " x"),
-    Pair("Question:", " y"),
-    Pair("", "The quick brown fox"),
-    Pair("   ", "The quick"),
-    Pair("The quick", "er brown fox"),
-    Pair("ඔබට ", "කොහොමද?"),
-]
-
-
 @pytest.mark.parametrize("pattern", ["FW", "KM", "GNC", "PDS"])
 @pytest.mark.parametrize("budget", [8192, 64, 1])
 def test_equal_to_one_pair_at_a_time(pattern, budget, tokenizer):
     model = model_of(pattern, tokenizer)
     scores = score_native(model, tokenizer, PAIRS, budget=budget)
-    for score, expected in zip(scores, one_by_one(model, tokenizer, PAIRS), strict=True):
+    for score, expected in zip(
+        scores, one_by_one(model, tokenizer.encode, tokenizer.special("<|doc|>"), PAIRS), strict=True
+    ):
         assert score.token_logprobs == pytest.approx(expected, abs=2e-5)
         assert score.logprob == pytest.approx(sum(expected), abs=2e-5 * len(expected))
 
