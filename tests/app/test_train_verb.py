@@ -125,7 +125,7 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
     said = complaint(fairtrial("--text", "empty.txt", "--out", "e", cwd=folder))
     assert "there is no text in" in said and "empty.txt" in said
     said = complaint(fairtrial("run.toml", "--out", "n", "--set", "optim.lr=1e30", "--set", "save_every=1", cwd=folder))
-    assert "step " in said and "training stopped" in said
+    assert "step " in said and "training stopped" in said and "optim.lr" in said
     assert "there is no checkpoint to resume" in complaint(fairtrial("run.toml", "--resume", "--out", "x", cwd=folder))
     assert "fairtrial train --text own.txt" in complaint(fairtrial("own.txt", cwd=folder))
     assert 'did you mean "steps"' in complaint(fairtrial("run.toml", "--set", "stepz=3", cwd=folder))

@@ -398,6 +398,8 @@ def test_damaged_weights_fail_a_request_and_leave_the_engine_alive(native_folder
 
 
 def test_a_folder_that_is_no_model_is_named_in_one_line(native_folder: Path, tmp_path: Path, native_maker: Maker):
+    from safetensors.torch import load_file, save_file
+
     def problem(folder: Path, **settings: Any) -> str:
         with pytest.raises(UserError) as caught:
             open_model({"kind": "native", "path": str(folder), **settings}, tmp_path)
@@ -412,6 +414,11 @@ def test_a_folder_that_is_no_model_is_named_in_one_line(native_folder: Path, tmp
             if path.name != name:
                 (folder / path.name).write_bytes(path.read_bytes())
         assert (name if name != "model.safetensors" else "safetensors") in problem(folder)
+    whole = native_maker(tmp_path / "whole")
+    tensors = load_file(whole / "model.safetensors")
+    name = "model.layers.0.mlp.gate_proj.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int32)}, whole / "model.safetensors")
+    assert f"{name} holds I32" in problem(whole), "rounded weights are not taken for weights"
     run = tmp_path / "run"
     (run / "model").mkdir(parents=True)
     (run / "model" / "config.json").write_bytes((native_folder / "config.json").read_bytes())

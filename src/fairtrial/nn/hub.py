@@ -177,6 +177,11 @@ def _expanding(read: Read, held: Mapping[str, Stored], block: tuple[int, int] | 
 
     def expanded(name: str) -> Tensor:
         tensor = read(name)
+        if not tensor.is_floating_point():
+            kind = held[name].dtype
+            raise UserError(
+                f"{held[name].file}: {name} holds {kind}, no floating-point weights; take a bf16 checkpoint"
+            )
         if not held[name].dtype.startswith("F8_"):
             return tensor
         scale_name = f"{name}_scale_inv"

@@ -177,7 +177,10 @@ class Trainer:
         except UserError as error:
             # A layer that refuses NaN speaks first; the weight behind it says more.
             self._refuse_weights()
-            raise UserError(f"step {self.step + 1}: {error}; training stopped") from None
+            raise UserError(
+                f"step {self.step + 1}: {error}; training stopped and the last good checkpoint stays "
+                f"(lower optim.lr{_or_more(self.config.precision)})"
+            ) from None
 
     def _refuse_loss(self, found: losses.Losses) -> None:
         if math.isfinite(found.total.item()):
