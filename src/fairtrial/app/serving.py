@@ -8,12 +8,15 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fairtrial.core.clock import SystemClock
 from fairtrial.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fairtrial.models.serving.server import Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,19 @@ class Address:
 
         return LOOPBACK_NAMES | {self.host.lower()} if is_loopback(self.host) else None
 
+    def serving(self, name: str | None, concurrency: int, queue: int, max_body_mb: float) -> Serving:
+        """The server's settings, here and with these options. Raises UserError as `key` does."""
+        from fairtrial.models.serving.server import Serving
+
+        return Serving(
+            name=name,
+            api_key=self.key(),
+            hosts=self.hosts(),
+            max_body=int(max_body_mb * 1e6),
+            concurrency=concurrency,
+            queue=queue,
+        )
+
     def warn(self) -> None:
         """Say so where others can reach the model."""
         from fairtrial.models.serving.listening import is_loopback
@@ -54,6 +70,12 @@ KeyEnv = Annotated[
     str | None,
     typer.Option("--api-key-env", metavar="NAME", help="Clients must send the key that this variable holds."),
 ]
+ClientName = Annotated[str | None, typer.Option("--name", help="What clients call the model; default its own name.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests that run at once.")]
+Queue = Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 429.")]
+MaxBody = Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Longest request, in MB.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No line about the address.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the address as JSON on standard output.")]
 SetModel = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one of the model's settings, e.g. max_batch=8."),
@@ -64,28 +86,21 @@ def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="KIND:TEXT, e.g. native:runs/model.")],
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; default its own name.")] = None,
+    name: ClientName = None,
     api_key_env: KeyEnv = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 429.")] = 256,
-    max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Longest request, in MB.")] = 8.0,
+    concurrency: Concurrency = 32,
+    queue: Queue = 256,
+    max_body_mb: MaxBody = 8.0,
     set_: SetModel = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line about the address.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on standard output.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Serve a model with OpenAI's HTTP interface; Ctrl-C stops it."""
     from fairtrial.models.opening import open_model
     from fairtrial.models.serving import server
 
     address = Address(host, port, api_key_env)
-    serving = server.Serving(
-        name=name,
-        api_key=address.key(),
-        hosts=address.hosts(),
-        max_body=int(max_body_mb * 1e6),
-        concurrency=concurrency,
-        queue=queue,
-    )
+    serving = address.serving(name, concurrency, queue, max_body_mb)
 
     def make() -> tuple[Any, Callable[[], Awaitable[None]]]:
         opened = open_model(model_spec(model, tuple(set_ or ())), Path.cwd())
