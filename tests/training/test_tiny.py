@@ -109,7 +109,7 @@ def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Playe
 
 
 def test_drills_ask_for_what_they_told(tokenizer: Tokenizer) -> None:
-    asked = re.compile(r"[A-Z]\w+ \w+ \w+ \.|[A-Z]\w+ [a-z]+(?=\.)")
+    asked = re.compile(r"[A-Z]\w+ \w+ \w+ \.|[A-Z]\w+ [a-z]+ \?")
     for drill in Drills(tokenizer, 4.0, 1).draw(60, 4):
         text = tokenizer.decode(drill.ids.tolist())
         told, _, said = text.partition("<|agent|>")
@@ -167,3 +167,14 @@ def test_a_recipe_names_what_is_wrong_with_it() -> None:
     ):
         with pytest.raises(UserError, match=message):
             parse(Recipe, good | {"courses": courses}, where="recipe")
+
+
+def test_a_spelled_run_is_as_right_and_says_what_it_goes_by() -> None:
+    world = open_wiki({**WORLD, "pages": 40, "questions": 3, "n": 2, "seed": 5})
+    for habit in HABITS:
+        for one in play_all([world], habit.model_copy(update={"spelled": True})):
+            said = [called.reply.text for called in one.log.calls()]
+            assert one.scores["em"] == 1
+            for number, (step, text) in enumerate(zip(one.episode.plan, said, strict=False), 1):
+                assert f"I look up {number} {step.question} ?" in text
+                assert f"{number} {step.question} {step.value} ." in said[-1]

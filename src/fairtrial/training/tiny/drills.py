@@ -43,7 +43,7 @@ class Drills:
     def _questions(self, subjects: int) -> tuple[str, str]:
         """Numbered questions; then the same in another order."""
         asked = [f"{at} {self._page()[0].rsplit(' ', 2)[0]} " for at in range(1, subjects + 2)]
-        again = [f"I look up {text.strip()}." for text in self._rng.sample(asked, len(asked))]
+        again = [f"I look up {text}?" for text in self._rng.sample(asked, len(asked))]
         return " ".join(f"{text}?" for text in asked), "\n".join(again)
 
     def _listed(self, subjects: int) -> tuple[str, str]:

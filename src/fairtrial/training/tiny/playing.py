@@ -68,7 +68,7 @@ class Spelling:
     ) -> Reply:
         """The oracle's reply, spelled out. Raises like the oracle."""
         reply = await self._oracle.generate(request, on_delta=on_delta, timer=timer)
-        text = _LOOK_UP.sub(lambda found: f"I look up {self._numbered(found[1])}.", reply.text)
+        text = _LOOK_UP.sub(lambda found: f"I look up {self._numbered(found[1])} ?", reply.text)
         answer = _ANSWER.search(text)
         if answer is not None and "items" in self._episode.facts:
             text = text.replace(_DONE, self._facts(answer[1].split(" ; ")), 1)
