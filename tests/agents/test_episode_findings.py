@@ -60,5 +60,13 @@ def test_a_curve_ends_where_fewer_than_half_of_the_runs_are_left():
     assert [x for x, _ in context.series["append"]] == [1, 2]
 
 
+def test_trap_5_the_number_of_runs_behind_each_point_of_a_curve_is_shown():
+    records = [
+        record("append", str(n), em=1.0, turns=n, context=list(range(1, n + 1)), survival=[]) for n in (2, 2, 2, 5, 5)
+    ]
+    going = by_title(findings(["append"], "em", records), "Runs that are still going")
+    assert going.series["append"] == ((1, 5), (2, 5), (3, 2), (4, 2), (5, 2))
+
+
 def test_without_records_there_is_nothing_to_show():
     assert findings(["append"], "em", []) == []

@@ -17,6 +17,10 @@ from fairtrial.core.clock import Clock
 from fairtrial.core.errors import FairtrialError, one_line
 
 _FIRST_S, _LONGEST_S = 0.5, 30.0
+_DEPTH = 128
+"""A result may be nested so deep: what is stored and shown of it must not use up the stack."""
+_SHOWN = 2000
+"""Characters of an exception that nobody meant for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,14 @@ async def _answer(call: Call) -> Outcome:
     except TimeoutError as error:
         return Outcome("timeout", _told(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool does is that node's error alone
-        return Outcome("error", _told(error))
+        told = _told(error)
+        return Outcome("error", told if len(told) <= _SHOWN else f"{told[:_SHOWN]}...")
     try:
         text = as_text(value)
-        return Outcome("ok", text, value if isinstance(value, str) else json.loads(text))
+        value = value if isinstance(value, str) else json.loads(text)
+        if _deeper(value, _DEPTH):
+            return Outcome("error", f"the tool returned JSON that is nested more than {_DEPTH} deep")
+        return Outcome("ok", text, value)
     except (TypeError, ValueError, RecursionError) as error:
         return Outcome("error", f"the tool returned what is neither text nor JSON: {_told(error)}")
 
@@ -105,6 +113,17 @@ def pause(run: str, path: str, attempt: int) -> float:
     """Seconds before attempt 2, 3 ...: doubling, and up to half more, by the call's name: not all come at once."""
     spread = hashlib.blake2b(f"{run}\n{path}\n{attempt}".encode(), digest_size=4).digest()
     return min(_LONGEST_S, _FIRST_S * 2 ** (attempt - 2)) * (1 + int.from_bytes(spread, "big") / 2**33)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested more than so deep; without recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        boxes = [item for item in layer if isinstance(item, dict | list)]
+        if not boxes:
+            return False
+        layer = [item for box in boxes for item in (box.values() if isinstance(box, dict) else box)]
+    return True
 
 
 def _told(error: BaseException) -> str:

@@ -44,6 +44,7 @@ def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list
         _survival(found),
         _by_turn(found, "context", "Tokens of the prompt, by turn", "tokens of the prompt"),
         _by_turn(found, "blocks", "Blocks and steps that the context holds, by turn", "blocks and untold steps"),
+        _going(found),
     ]
     return [finding for finding in made if finding is not None]
 
@@ -138,6 +139,20 @@ def _by_turn(found: Mapping[str, _Arm], key: str, title: str, y: str) -> Curves 
         return None
     note = "Mean over the runs that are still going, as long as at least half of the arm's runs are."
     return Curves(title=title, x="turn", y=y, series=series, note=note)
+
+
+def _going(found: Mapping[str, _Arm]) -> Curves | None:
+    """How many runs the curves over turns are means of: a run that has ended is in none of their later points."""
+    series: dict[str, tuple[tuple[float, float], ...]] = {}
+    for name, arm in found.items():
+        lengths = [len(each["context"]) for each in arm.details]
+        last = max(lengths, default=0)
+        if last > 1:
+            series[name] = tuple((turn, sum(length >= turn for length in lengths)) for turn in range(1, last + 1))
+    if not series:
+        return None
+    note = "The means over turns are of these runs; the last ones to go on may be the hard ones."
+    return Curves(title="Runs that are still going, by turn", x="turn", y="runs", series=series, note=note)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
