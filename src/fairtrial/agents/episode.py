@@ -45,7 +45,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import model_settings, open_model
+from fairtrial.models.opening import check_model, model_settings, open_model
 from fairtrial.tasks.worlds.world import Episode, World
 
 ModelSpec = str | dict[str, Any]
@@ -197,7 +197,7 @@ class EpisodeTrial:
                 if spec is None:
                     continue
                 if _oracle(spec, where) is None:
-                    model_settings(spec, where=where)
+                    check_model(spec, base, where=where)
                 elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
                     raise UserError(f'{where} = "oracle": {len(blind)} episodes have no gold plan, such as {blind[0]}')
 

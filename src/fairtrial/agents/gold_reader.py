@@ -84,6 +84,11 @@ class Gold:
     argument = "questions"
 
     @staticmethod
+    def check(settings: GoldSettings, base: Path) -> None:
+        """As `open`, which loads no weights."""
+        Gold.open(settings, base)
+
+    @staticmethod
     def open(settings: GoldSettings, base: Path) -> Model:
         """The model. Raises UserError for files that cannot be used."""
         world = Documents(DocumentsSettings(questions=settings.questions, documents=settings.documents), base)

@@ -79,6 +79,11 @@ class OraclePlayer:
     argument: ClassVar[str] = "world"
 
     @staticmethod
+    def check(settings: OracleSettings, base: Path) -> None:
+        """As `open`, which loads no weights."""
+        OraclePlayer.open(settings, base)
+
+    @staticmethod
     def open(settings: OracleSettings, base: Path) -> OracleModel:
         """The model. Raises UserError for a world, planner or policy that there is not."""
         from fairtrial.agents.episode import open_world

@@ -27,7 +27,7 @@ from fairtrial.core.clock import SystemClock
 from fairtrial.core.config import Config
 from fairtrial.core.errors import LimitExceeded, UserError
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import model_settings, open_model
+from fairtrial.models.opening import check_model, open_model
 from fairtrial.tasks.sandbox.api import Box
 from fairtrial.tasks.task import Step, Task
 
@@ -82,7 +82,7 @@ class Shell:
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Refuse an unknown model, policy, planner or setting, and MCP servers that cannot start."""
-        model_settings(self.settings.model, where='agent "shell": model')
+        check_model(self.settings.model, self._base, where='agent "shell": model')
         self._policy()
         self._planner()
         for name, server in self.settings.mcp.items():

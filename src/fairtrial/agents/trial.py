@@ -32,7 +32,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import model_settings, open_model
+from fairtrial.models.opening import check_model, open_model
 from fairtrial.tasks.gate import Proof, Proofs, Rule, prove, refusal, warnings
 from fairtrial.tasks.harbor.image import build_image, verifier_tools
 from fairtrial.tasks.sandbox.api import Sandbox
@@ -112,7 +112,7 @@ class AgentTrial:
                 )
             skills = packs.check(chosen.skills, f'arm "{name}": skills')
             if skills.creator is not None:
-                model_settings(skills.creator, where=f'arm "{name}": skills: creator')
+                check_model(skills.creator, base, where=f'arm "{name}": skills: creator')
             networks[name] = "public" if agent.needs(tasks[0], tasks[0].steps[0]).network == "public" else "as the task"
         if len(set(networks.values())) > 1:
             shown = ", ".join(f"{name}: {network}" for name, network in networks.items())

@@ -289,6 +289,11 @@ class ModelKind(Protocol):
     """The setting that KIND:TEXT fills (`scripted:replies.toml` -> path)."""
 
     @staticmethod
+    def check(settings: Any, base: Path) -> None:
+        """Refuse (UserError) what can be seen without loading anything: a missing key, file or folder."""
+        ...
+
+    @staticmethod
     def open(settings: Any, base: Path) -> Model:
         """The model, ready to answer; `base` is the folder that relative paths start from. Raises UserError."""
         ...

@@ -35,6 +35,15 @@ def model_settings(spec: str | Mapping[str, Any], *, where: str = "model") -> tu
     return kind, parse(kind.settings_type, table, where=where)
 
 
+def check_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> None:
+    """Refuse (UserError, prefixed with `where`) a model that could not be opened, as far as that costs nothing."""
+    kind, settings = model_settings(spec, where=where)
+    try:
+        kind.check(settings, base)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def open_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> Model:
     """The model that `spec` names (see `model_settings`), ready to answer. Raises UserError."""
     kind, settings = model_settings(spec, where=where)

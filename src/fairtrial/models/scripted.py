@@ -132,6 +132,11 @@ class Scripted:
     argument: ClassVar[str] = "path"
 
     @staticmethod
+    def check(settings: ScriptedSettings, base: Path) -> None:
+        """As `open`, which reads one small file."""
+        Scripted.open(settings, base)
+
+    @staticmethod
     def open(settings: ScriptedSettings, base: Path) -> ScriptedModel:
         """The model. Raises UserError for a file that is not a script, or a script that says nothing."""
         given = settings.model_dump(exclude_unset=True, exclude={"path"})

@@ -65,6 +65,11 @@ class Follower:
     argument: ClassVar[str] = "planner"
 
     @staticmethod
+    def check(settings: FollowerSettings, base: Path) -> None:
+        """As `open`, which loads no weights."""
+        Follower.open(settings, base)
+
+    @staticmethod
     def open(settings: FollowerSettings, base: Path) -> FollowerModel:
         """The model. Raises UserError for a planner or policy that there is not."""
         del base

@@ -44,6 +44,12 @@ class Anthropic:
     argument = "name"
 
     @staticmethod
+    def check(settings: Any, base: Path) -> None:
+        """Whether there is a key. Raises UserError naming the variable where it is missing."""
+        del base
+        read_key(settings, ANTHROPIC)
+
+    @staticmethod
     def open(settings: Any, base: Path) -> AnthropicModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
         return AnthropicModel(settings, read_key(settings, ANTHROPIC))

@@ -49,6 +49,12 @@ class OpenAI:
     argument = "name"
 
     @staticmethod
+    def check(settings: Any, base: Path) -> None:
+        """Whether there is a key. Raises UserError naming the variable where it is missing."""
+        del base
+        read_key(settings, OPENAI)
+
+    @staticmethod
     def open(settings: Any, base: Path) -> OpenAIModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
         return OpenAIModel(settings, read_key(settings, OPENAI))

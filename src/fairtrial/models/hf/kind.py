@@ -48,6 +48,11 @@ class HuggingFace:
     argument = "path"
 
     @staticmethod
+    def check(settings: Any, base: Path) -> None:
+        """Nothing: whether a name is a folder or a model on the hub shows only when it is opened."""
+        del settings, base
+
+    @staticmethod
     def open(settings: Any, base: Path) -> HuggingFaceModel:
         """The model, loaded. Raises UserError in one line: what is missing or refused, or the extra to install."""
         try:

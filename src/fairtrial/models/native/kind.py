@@ -50,13 +50,19 @@ class Native:
     argument = "path"
 
     @staticmethod
-    def open(settings: Any, base: Path) -> NativeModel:
-        """The model, loaded. Raises UserError in one line that names the file at fault, or the extra to install."""
+    def check(settings: Any, base: Path) -> None:
+        """Whether there is such a folder with a model in it."""
         folder = base / Path(settings.path).expanduser()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; a native model is a folder with config.json and safetensors")
         if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
             raise UserError(f"{folder}: the folder of a training run; its model is native:{settings.path}/model")
+
+    @staticmethod
+    def open(settings: Any, base: Path) -> NativeModel:
+        """The model, loaded. Raises UserError in one line that names the file at fault, or the extra to install."""
+        Native.check(settings, base)
+        folder = base / Path(settings.path).expanduser()
         try:
             from fairtrial.models.native.model import NativeModel
         except ModuleNotFoundError as error:
