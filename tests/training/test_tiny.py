@@ -16,6 +16,7 @@ from fairtrial.core.errors import UserError
 from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.model import NativeModel
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.tasks.worlds.wiki_graph import RELATIONS
 from fairtrial.training.tiny.drills import Drills
 from fairtrial.training.tiny.lessons import Renamer, Writer
 from fairtrial.training.tiny.playing import Habit, Played, open_wiki, play_all
@@ -82,9 +83,12 @@ def test_only_replies_are_learned(runs: dict[str, list[Played]], tokenizer: Toke
             assert {0.0, 1.0, 4.0} == set(np.concatenate([lesson.weights for lesson in lessons]).tolist())
 
 
-def test_renaming_changes_names_alike_and_nothing_else(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
+def test_renaming_changes_names_and_relations_alike_and_nothing_else(
+    runs: dict[str, list[Played]], tokenizer: Tokenizer
+) -> None:
     renamer = Renamer(tokenizer)
-    name = re.compile(r"\b[A-Z][aeiou](?:[a-z][aeiou]){2}\b")
+    relations = {relation.name for kind in RELATIONS.values() for relation in kind}
+    name = re.compile(rf"\b(?:[A-Z][aeiou](?:[a-z][aeiou]){{2}}|{'|'.join(relations)})\b")
     for one in runs["append"]:
         lesson = next(Writer(tokenizer, 1.0).lessons(one.log))
         before = tokenizer.decode(lesson.ids.tolist())

@@ -11,7 +11,7 @@ import numpy as np
 from fairtrial.agents.log import Log
 from fairtrial.models.native.chat import Chat
 from fairtrial.nn.tokenizer import Tokenizer
-from fairtrial.training.tiny.vocabulary import syllable_pairs, values
+from fairtrial.training.tiny.vocabulary import relation_forms, syllable_pairs, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +80,17 @@ class Writer:
 
 
 class Renamer:
-    """Exchanges the syllables of all names of a lesson: as likely a lesson as it was, about other names."""
+    """Exchanges the syllables of all names of a lesson, and its relations: the same lesson about another world."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._vocab = tokenizer.vocab_size
-        self._pairs = np.asarray(syllable_pairs(tokenizer))
+        self._groups = [np.asarray(syllable_pairs(tokenizer)), np.asarray(relation_forms(tokenizer))]
 
     def renamed(self, ids: np.ndarray, rng: random.Random) -> np.ndarray:
-        """The ids with a permutation of syllables drawn from `rng`."""
-        order = list(range(len(self._pairs)))
-        rng.shuffle(order)
+        """The ids with permutations of syllables and relations drawn from `rng`."""
         table = np.arange(self._vocab, dtype=np.int32)
-        table[self._pairs[:, 0]] = self._pairs[order, 0]
-        table[self._pairs[:, 1]] = self._pairs[order, 1]
+        for forms in self._groups:
+            order = list(range(len(forms)))
+            rng.shuffle(order)
+            table[forms] = forms[order]
         return table[ids]

@@ -20,14 +20,14 @@ _MULTI: dict[str, Any] = {
 
 RECIPE = Recipe(
     model={
-        "hidden": 96, "layers": 4, "pattern": "KFKF", "intermediate": 192, "tied": True, "init_std": 0.06,
+        "hidden": 96, "layers": 3, "pattern": "KFK", "intermediate": 192, "tied": True, "init_std": 0.06,
         "heads": 3, "head_dim": 32, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16, "conv_width": 6,
     },
     habits=(Habit(name="append", spelled=True), Habit(name="fold", policy="fold", spelled=True)),
     courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=800, habits=("append", "fold")),),
-    steps=1500,
-    optim=OptimConfig(kind="muon", lr=5e-3, muon_lr=0.03, weight_decay=0.01),
-    schedule=Schedule(warmup=30, decay=375, floor=0.05),
+    steps=2400,
+    optim=OptimConfig(kind="muon", lr=5e-3, muon_lr=0.02, weight_decay=0.01),
+    schedule=Schedule(warmup=30, decay=600, floor=0.05),
 )  # fmt: skip
 """Multi-question episodes of one hop, one call at a time."""
 

@@ -82,23 +82,34 @@ def make(
 def _single() -> Iterator[str]:
     """What is one token beside stretches: words of the world with the spaces around them, syllables, numbers."""
     for word in world_words():
-        yield from (word, f" {word}", f"{word} ", f" {word} ")
+        yield from _forms(word)
     for syllable in SYLLABLES:
         yield from (syllable.capitalize(), syllable)
     yield from map(str, range(100))
 
 
 def values(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of syllables and numbers: what names and values are written with."""
+    """Ids of syllables, numbers and relations: what facts are written with."""
     texts = [*(s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())), *map(str, range(10, 100))]
     found = [tokenizer.encode(text) for text in texts]
-    return frozenset(ids[0] for ids in found if len(ids) == 1)
+    known = {ids[0] for ids in found if len(ids) == 1}
+    return frozenset(known.union(*relation_forms(tokenizer)))
+
+
+def relation_forms(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """For each relation that is read from its subject the ids of its forms, in one order of forms."""
+    names = sorted({relation.name for relations in RELATIONS.values() for relation in relations})
+    return [tuple(tokenizer.encode(form)[0] for form in _forms(name)) for name in names]
 
 
 def syllable_pairs(tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """For each syllable the id that begins a name with it and the id inside of a name."""
     first = [tokenizer.encode(syllable.capitalize() + "baba")[0] for syllable in SYLLABLES]
     return [(first[at], tokenizer.encode(f"Ba{syllable}ba")[1]) for at, syllable in enumerate(SYLLABLES)]
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    return word, f" {word}", f"{word} ", f" {word} "
 
 
 def _cutting(known: Sequence[str]) -> dict[str, Any]:
