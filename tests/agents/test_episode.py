@@ -79,6 +79,10 @@ class Plain:
     name, context, features = "plain", None, frozenset()
 
     @staticmethod
+    def check(settings, base):
+        """Nothing to refuse."""
+
+    @staticmethod
     def open(settings, base):
         return Plain()
 """

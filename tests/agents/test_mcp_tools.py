@@ -1,13 +1,13 @@
 """Tools of a real MCP server: what is offered, and what a failure, a timeout, a death and a cancellation leave."""
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import uvicorn
 from mcp.server.mcpserver import MCPServer
+from processes import running
 
 from fairtrial.agents.tools.mcp import McpServer, McpSettings
 from fairtrial.agents.tools.tool import ToolError
@@ -17,7 +17,8 @@ SERVER = Path(__file__).parent / "mcp_server.py"
 
 
 def settings(tmp_path, **more):
-    return McpSettings(command=(sys.executable, str(SERVER), str(tmp_path / "notes")), **more)
+    env = {"TESTED_IN": str(tmp_path)}
+    return McpSettings(command=(sys.executable, str(SERVER), str(tmp_path / "notes")), env=env, **more)
 
 
 def with_server(tmp_path, work, **more):
@@ -33,17 +34,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def marked() -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and b"FAIRTRIAL_MCP=" in Path(f"/proc/{name}/environ").read_bytes():
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
 
 
 def test_what_a_server_offers_and_answers(tmp_path):
@@ -103,29 +93,29 @@ def test_a_server_killed_in_a_call_is_an_error_and_the_next_call_has_a_new_one(t
         assert (tmp_path / "notes").read_text().count("dying") == 2  # no call is sent twice
 
     with_server(tmp_path, work, restarts=1)
-    assert marked() == []
+    assert running(f"TESTED_IN={tmp_path}") == []
 
 
 def test_trap_14_closing_ends_the_server_and_what_it_left(tmp_path):
     async def work(server, tools):
         pid = await tools["spawn"].call({})
-        assert alive(pid) and len(marked()) >= 2
+        assert alive(pid) and len(running(f"TESTED_IN={tmp_path}")) >= 2
         return pid
 
     pid = with_server(tmp_path, work)
-    assert not alive(pid) and marked() == []
+    assert not alive(pid) and running(f"TESTED_IN={tmp_path}") == []
 
     async def cancelled():
-        server = McpServer("lab", McpSettings(command=("sleep", "600")))
+        server = McpServer("lab", McpSettings(command=("sleep", "600"), env={"TESTED_IN": str(tmp_path)}))
         task = asyncio.create_task(server.__aenter__())
-        while not marked():
+        while not running(f"TESTED_IN={tmp_path}"):
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancelled())
-    assert marked() == []
+    assert running(f"TESTED_IN={tmp_path}") == []
 
 
 @pytest.mark.parametrize(
@@ -138,15 +128,17 @@ def test_trap_14_closing_ends_the_server_and_what_it_left(tmp_path):
         ({"url": "http://127.0.0.1:9/mcp"}, 'mcp "lab": '),
     ],
 )
-def test_a_server_that_does_not_start_is_one_line(wrong, said):
+def test_a_server_that_does_not_start_is_one_line(wrong, said, tmp_path):
+    env = {} if "url" in wrong else {"env": {"TESTED_IN": str(tmp_path)}}
+
     async def run():
-        async with McpServer("lab", McpSettings(**wrong)):
+        async with McpServer("lab", McpSettings(**wrong, **env)):
             pass
 
     with pytest.raises(UserError) as caught:
         asyncio.run(run())
     assert said in str(caught.value) and "\n" not in str(caught.value)
-    assert marked() == []
+    assert running(f"TESTED_IN={tmp_path}") == []
 
 
 def test_a_server_at_an_address(tmp_path):

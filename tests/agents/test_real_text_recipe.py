@@ -41,6 +41,6 @@ def test_the_same_recipe_works_against_any_endpoint(tmp_path, planner, monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
     with served(GoldReader(WORLD)) as url:
         model = f'{{kind = "openai", name = "gold-reader", base_url = "{url}/v1"}}'
-        overrides = [f"arms.{arm}.model={model}" for arm in ARMS]
+        overrides = [f"suite.model={model}"]
         overrides += [f'arms.{arm}.planner="{planner}"' for arm in ("append-react", "fold-react")]
         check(run(tmp_path / "run", f"suite.reader={model}", *overrides))

@@ -25,7 +25,7 @@ from fairtrial.core.clock import SystemClock, Timer, VirtualClock
 from fairtrial.core.errors import InfraError, LimitExceeded
 from fairtrial.core.limits import Limits, Meter, Usage
 from fairtrial.core.virtual_time import run_virtual
-from fairtrial.models.model import ContextTooLongError, Message, Reply, Request
+from fairtrial.models.model import ContextTooLongError, Message, Reply, Request, ToolCall
 
 ANSWER = "<answer>42</answer>"
 
@@ -259,6 +259,28 @@ def test_a_call_that_does_not_stop_keeps_its_place_in_later_steps():
 
     done = asyncio.Event()
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("given", [["0", "1"], ["", ""], ["c", "c"], ["call_1", "call_2"]])
+def test_trap_15_ids_that_a_server_repeats_are_made_unique_and_what_was_sampled_stays(given):
+    def said(turn):
+        calls = tuple(ToolCall(id=name, name="look", arguments=f'{{"at": {turn}}}') for name in given)
+        return Message(role="assistant", content="", tool_calls=calls, token_ids=(turn, 7, 9))
+
+    model = Says(*(said(turn) for turn in range(4)), ANSWER)
+    log = play(runtime(model, planner="native"))
+    assert log.answer == "42"
+    for request in model.requests:
+        shown = [message for message in request.messages if message.role == "assistant"]
+        assert [message.token_ids for message in shown] == [(turn, 7, 9) for turn in range(len(shown))]
+        ids = [call.id for message in shown for call in message.tool_calls]
+        assert len(set(ids)) == len(ids) and all(ids)
+        assert ids == [message.tool_call_id for message in request.messages if message.role == "tool"]
+    before = [m.model_dump() for m in model.requests[0].messages]
+    for request in model.requests:
+        now = [m.model_dump() for m in request.messages]
+        assert now[: len(before)] == before, "an id that was shown stays what it was"
+        before = now
 
 
 def test_trap_16_a_log_of_many_results_is_put_together_once():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import running
 
 from fairtrial.agents.recording import load_log
 from fairtrial.core.errors import InfraError, UserError
@@ -18,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 SERVER = Path(__file__).parent / "mcp_server.py"
 SOLVE = "echo $((2 * $(cat number.txt))) > answer.txt"
 DONE = "<answer>twice the number is in answer.txt</answer>"
+
+HANGING, SLEEPING, ENDLESS = (f"3133{n}.{os.getpid()}" for n in range(3))
+"""Seconds that no other process sleeps."""
 
 
 def bash(*commands, text=""):
@@ -30,24 +34,17 @@ def shell(*replies, after="error", faults=(), **settings):
     return {"id": "shell", "model": model, **settings}
 
 
+def mcp_server(folder, *more):
+    """A server whose processes can be told from those of other tests."""
+    command = [sys.executable, str(SERVER), str(folder / "notes"), *more]
+    return {"command": command, "env": {"TESTED_IN": str(folder)}}
+
+
 def heard(record):
     """What came back to the model: (text, is_error)."""
     return [
         (item.content, bool(item.is_error)) for item in record.trajectory.content if item.class_ == "text_observation"
     ][2:]
-
-
-def running(mark: str) -> list[int]:
-    """Living processes with `mark` in their command line or environment."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = b"".join(Path(f"/proc/{name}/{part}").read_bytes() for part in ("cmdline", "environ"))
-        except OSError:
-            continue
-        if mark.encode() in words and int(name) != os.getpid():
-            found.append(int(name))
-    return found
 
 
 def test_the_recipe_goes_from_model_to_verdict(tmp_path):
@@ -123,21 +120,21 @@ def test_a_model_that_never_keeps_the_format_ends_as_failed_and_is_still_judged(
 
 def test_trap_14_a_command_that_hangs_is_a_timeout_and_the_run_goes_on(lab):
     lab.task()
-    hang = "echo started; (setsid sleep 31337.25 &); sleep 31337.25"
+    hang = f"echo started; (setsid sleep {HANGING} &); sleep {HANGING}"
     record = lab.run(shell(bash(hang), bash(SOLVE), DONE, command_s=0.5))
     assert (record.outcome, record.scores["reward"]) == (Outcome.SCORED, 1.0)
     (text, error), *_ = heard(record)
     assert error and "started" in text and "longer than" in text
-    assert running("31337.25") == []
+    assert running(HANGING) == []
 
 
 def test_an_agent_whose_time_is_up_is_failed_and_what_it_did_is_still_judged(lab):
     lab.task(agent_s=1.5)
-    record = lab.run(shell(bash(SOLVE), bash("sleep 31337.5"), bash("sleep 31337.5"), after="last"))
+    record = lab.run(shell(bash(SOLVE), bash(f"sleep {SLEEPING}"), bash(f"sleep {SLEEPING}"), after="last"))
     assert record.outcome is Outcome.FAILED and record.cause in ("wall_limit", "seconds_limit")
     assert record.scores["reward"] == 1.0
     assert heard(record)[0] == ("[it printed nothing]", False)
-    assert running("31337.5") == []
+    assert running(SLEEPING) == []
 
 
 def test_limits_on_turns_and_tokens_end_a_run(lab):
@@ -152,7 +149,11 @@ def test_limits_on_turns_and_tokens_end_a_run(lab):
 
 def test_an_mcp_server_killed_in_the_middle_of_a_call_is_recorded_and_the_run_goes_on(lab, tmp_path):
     lab.task()
-    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes")], "prefix": "lab_"}
+    server = {
+        "command": [sys.executable, str(SERVER), str(tmp_path / "notes")],
+        "env": {"TESTED_IN": str(tmp_path)},
+        "prefix": "lab_",
+    }
     die = {"tool_calls": [{"name": "lab_die"}, {"name": "lab_slow", "arguments": {"seconds": 60}}]}
     add = {"tool_calls": [{"name": "lab_add", "arguments": {"a": 20, "b": 22}}]}
     record = lab.run(shell(die, add, bash(SOLVE), DONE, mcp={"lab": server}))
@@ -162,7 +163,7 @@ def test_an_mcp_server_killed_in_the_middle_of_a_call_is_recorded_and_the_run_go
     assert cut[1] and "lab ended" in cut[0]
     assert (added, solved) == (("42", False), ("[it printed nothing]", False))
     assert (tmp_path / "notes").read_text().count("dying") == 1
-    assert running("FAIRTRIAL_MCP=") == []
+    assert running(f"TESTED_IN={tmp_path}") == []
 
 
 def test_a_provider_that_fails_is_the_infrastructures_fault(lab):
@@ -191,26 +192,33 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs(lab, wrong, 
 
 def test_two_tools_of_one_name_are_refused(lab, tmp_path):
     lab.task()
-    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes"), "bash"]}
+    server = {
+        "command": [sys.executable, str(SERVER), str(tmp_path / "notes"), "bash"],
+        "env": {"TESTED_IN": str(tmp_path)},
+    }
     with pytest.raises(UserError, match="two tools are called bash"):
         lab.run(shell(DONE, mcp={"one": server}))
-    assert running("FAIRTRIAL_MCP=") == []
+    assert running(f"TESTED_IN={tmp_path}") == []
 
 
 def test_trap_14_a_cancelled_trial_leaves_no_command_and_no_server(lab, tmp_path):
     lab.task()
-    server = {"command": [sys.executable, str(SERVER), str(tmp_path / "notes")], "tools": ["slow", "spawn"]}
+    server = {
+        "command": [sys.executable, str(SERVER), str(tmp_path / "notes")],
+        "env": {"TESTED_IN": str(tmp_path)},
+        "tools": ["slow", "spawn"],
+    }
     calls = [{"name": "spawn"}, {"name": "slow", "arguments": {"seconds": 600}}]
-    hang = {"name": "bash", "arguments": {"command": "setsid sleep 31338 & sleep 31338"}}
+    hang = {"name": "bash", "arguments": {"command": f"setsid sleep {ENDLESS} & sleep {ENDLESS}"}}
     agent = shell({"tool_calls": [*calls, hang]}, mcp={"lab": {**server, "read_only": ["*"]}})
 
     async def cancelled():
         trial = asyncio.create_task(lab.arun(agent, "double", Limits()))
-        while not ((tmp_path / "notes").exists() and running("31338")):
+        while not ((tmp_path / "notes").exists() and running(ENDLESS)):
             await asyncio.sleep(0.02)
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):
             await trial
 
     asyncio.run(cancelled())
-    assert running("31338") == running("FAIRTRIAL_MCP=") == []
+    assert running(ENDLESS) == running(f"TESTED_IN={tmp_path}") == []

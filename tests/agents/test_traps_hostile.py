@@ -201,3 +201,13 @@ def test_what_a_tool_returns_is_a_result_or_an_error_and_nothing_more(returned):
             (result,) = [event for event in log.events if isinstance(event, Result)]
             assert (result.status, log.answer) == (status, "42")
             assert status == "ok" or len(result.text) < 2100
+
+
+@pytest.mark.parametrize("planner", ["react", "native"])
+def test_arguments_that_nest_without_end_are_malformed(planner):
+    deep = 7
+    for _ in range(450):
+        deep = [deep]
+    log = play("append", PLANNERS[planner][0], said(planner, a=deep), ANSWER)
+    assert [event.code for event in log.events if isinstance(event, Rejected)] == ["malformed"]
+    assert log.answer == "42"

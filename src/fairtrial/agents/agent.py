@@ -107,7 +107,7 @@ def open_agent(spec: str | Mapping[str, Any], base: Path, *, where: str = "agent
     name = table.pop("id", None)
     if not isinstance(name, str):
         raise UserError(f'{where}: say which agent: agent = "oracle" or agent = {{ id = "command", ... }}')
-    kind = registry.load("agents", name)
+    kind = registry.load("agents", name, where=where)
     return kind(parse(kind.settings_type, table, where=where), base)
 
 

@@ -160,7 +160,7 @@ def open_world(spec: str | Mapping[str, Any], base: Path) -> World:
     name = table.pop("id", None)
     if not isinstance(name, str):
         raise UserError('[suite] world: say which world: world = "wiki" or world = { id = "wiki", ... }')
-    kind = registry.load("worlds", name)
+    kind = registry.load("worlds", name, where="[suite] world")
     return kind(parse(kind.settings_type, table, where="[suite] world"), base)
 
 
@@ -197,6 +197,8 @@ class EpisodeTrial:
                 if spec is None:
                     continue
                 if _oracle(spec, where) is None:
+                    if isinstance(spec, str) and ":" not in spec:
+                        raise UserError(f'{where}: "{spec}" is neither KIND:TEXT nor "{ORACLE}", the world\'s own')
                     check_model(spec, base, where=where)
                 elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
                     raise UserError(f'{where} = "oracle": {len(blind)} episodes have no gold plan, such as {blind[0]}')
@@ -456,6 +458,8 @@ def _ending(log: Log, context: TrialContext) -> tuple[str | None, str | None]:
     last = log.events[-1]
     if isinstance(last, Limited):
         told = {"format": "the model's turns could not be read, again and again"}
+        if not any(log.calls()):
+            told["window"] = "the question and the rules alone do not fit the window; make `window` larger"
         return f"{last.limit}_limit", told.get(last.limit, f"the limit on {last.limit} is used up, without an answer")
     assert isinstance(last, Answered)
     if limit := context.meter.limits.exceeded_by(context.meter.usage):

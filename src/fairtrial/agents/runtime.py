@@ -7,6 +7,7 @@ streamed, calls that change nothing begin while the model still writes; log and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -273,7 +274,7 @@ class Runtime:
             sampling=sampling.model_copy(update={"seed": seed if "seed" in self.model.features else None}),
         )
         reply = await self.model.generate(request, on_delta=on_delta, timer=self.timer)
-        reply = _whole_reply(reply)
+        reply = _whole_reply(reply, log)
         log.add(Called(request, reply, purpose))
         try:
             if self.meter is not None:
@@ -325,11 +326,17 @@ def whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _whole_reply(reply: Reply) -> Reply:
+def _whole_reply(reply: Reply, log: Log) -> Reply:
+    """With texts that UTF-8 can write, and with calls whose ids no earlier call of the run has.
+
+    Some servers number the calls of each reply from 0 again, or give no ids. An id is a name and nothing that was
+    sampled, so the token ids stay what they are.
+    """
     said = reply.message
+    ids = _new_ids([call.id for call in said.tool_calls], log)
     calls = tuple(
-        call.model_copy(update={"name": whole(call.name), "arguments": whole(call.arguments)})
-        for call in said.tool_calls
+        call.model_copy(update={"id": id_, "name": whole(call.name), "arguments": whole(call.arguments)})
+        for id_, call in zip(ids, said.tool_calls, strict=True)
     )
     parts = {
         "content": whole(said.content),
@@ -339,6 +346,14 @@ def _whole_reply(reply: Reply) -> Reply:
     if all(getattr(said, name) == part for name, part in parts.items()):
         return reply
     return replace(reply, message=said.model_copy(update=parts))
+
+
+def _new_ids(ids: list[str], log: Log) -> list[str]:
+    taken = {call.id for called in log.calls() for call in called.reply.message.tool_calls} if ids else set[str]()
+    if all(ids) and len(set(ids)) == len(ids) and taken.isdisjoint(ids):
+        return ids
+    free = (name for n in itertools.count(1) if (name := f"call_{len(taken) + n}") not in taken)
+    return list(itertools.islice(free, len(ids)))
 
 
 def _cut_short(step: int, node: Node) -> Result:

@@ -91,13 +91,15 @@ def _list(run: RunDir, wanted: Filter, as_json: bool) -> None:
     from fairtrial.studies.report.terminal import open_console
 
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("trial", "outcome", "score", "seconds", "cause", "message"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("score", "seconds") else "left")
+    names = list(dict.fromkeys(name for record in records for name in record.scores if name != "strict"))
+    heads = names if len(names) > 1 else ["score"]
+    for name in ("trial", "outcome", *heads, "seconds", "cause", "message"):
+        table.add_column(name, overflow="fold", justify="right" if name in (*heads, "seconds") else "left")
     for record in records:
-        scores = "  ".join(f"{value:.3f}" for name, value in record.scores.items() if name != "strict")
+        scores = [f"{record.scores[name]:.3f}" if name in record.scores else "" for name in names] or [""]
         seconds = f"{record.timings.wall_s:.2f}" if record.timings else ""
         message = Text(printable(record.message or "", 90))
-        table.add_row(Text(str(record.key)), record.outcome, scores, seconds, record.cause or "", message)
+        table.add_row(Text(str(record.key)), record.outcome, *scores, seconds, record.cause or "", message)
     console = open_console()
     console.print(table)
     if len(records) == wanted.limit:

@@ -44,16 +44,20 @@ def names(role: str) -> list[str]:
     return sorted(_entries(role))
 
 
-def load(role: str, name: str) -> Any:
-    """The object registered as `name`. Raises UserError for an unknown name and for a plugin that cannot be loaded."""
+def load(role: str, name: str, *, where: str = "") -> Any:
+    """The object registered as `name`.
+
+    Raises UserError, prefixed with `where`, for an unknown name and for a plugin that cannot be loaded.
+    """
     entries = _entries(role)
+    at = f"{where}: " if where else ""
     if name not in entries:
-        raise UserError(f'unknown {ROLES[role]} "{name}"{did_you_mean(name, entries)}')
+        raise UserError(f'{at}unknown {ROLES[role]} "{name}"{did_you_mean(name, entries)}')
     try:
         return entries[name].load()
     except (Exception, SystemExit) as error:
         raise UserError(
-            f'{ROLES[role]} "{name}" ({_owner(entries[name])}) cannot be loaded: {one_line(error)}'
+            f'{at}{ROLES[role]} "{name}" ({_owner(entries[name])}) cannot be loaded: {one_line(error)}'
         ) from error
 
 

@@ -29,7 +29,7 @@ def model_settings(spec: str | Mapping[str, Any], *, where: str = "model") -> tu
         kind_name, text = str(table.pop("kind", "")), None
         if not kind_name:
             raise UserError(f'{where}: "kind" is required; known: {", ".join(registry.names("models"))}')
-    kind: ModelKind = registry.load("models", kind_name)
+    kind: ModelKind = registry.load("models", kind_name, where=where)
     if text is not None:
         table[kind.argument] = text
     return kind, parse(kind.settings_type, table, where=where)

@@ -108,7 +108,7 @@ async def execute(
             f"Planned: {len(tasks)} tasks x {bound.study.repeats} repeats x {len(bound.arms)} arms; for 0/1 scores "
             f"that finds differences from about {100 * promised:.0f} points on in 80 of 100 such studies"
         )
-    progress.phase(f"Proving that {len(tasks)} tasks can be trusted")
+    progress.phase(f"Proving that {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'} can be trusted")
     await _gate(bound, tasks)
     writer = (
         RunDir.open_writer(path, redactor=redactor)

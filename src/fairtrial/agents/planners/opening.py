@@ -19,5 +19,5 @@ def open_planner(spec: str | Mapping[str, Any], *, where: str = "planner") -> Pl
         raise UserError(
             f'{where}: say which planner: planner = "graph" or planner = {{ id = "graph", dialect = "tasks" }}'
         )
-    kind = registry.load("planners", name)
+    kind = registry.load("planners", name, where=where)
     return kind(parse(kind.settings_type, table, where=where))
