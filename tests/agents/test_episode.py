@@ -80,7 +80,7 @@ class Plain:
 
     @staticmethod
     def check(settings, base):
-        """Nothing to refuse."""
+        pass
 
     @staticmethod
     def open(settings, base):
