@@ -72,3 +72,17 @@ def test_bytes_that_are_no_text_pass_unharmed_but_for_the_secret(noise):
     redactor = Redactor({"X_PASSWORD": secret.decode()})
     assert redactor.content(noise) == noise
     assert secret not in redactor.content(noise + secret + noise)
+
+
+def test_a_run_that_told_a_secret_keeps_no_ids_that_could_be_decoded():
+    redactor = Redactor({"MY_API_KEY": "correct-horse-battery"})
+    call = {"prompt": {"base": None, "keep": 0, "append": [1, 2]}, "completion_ids": [3, 4], "logprobs": [-0.5, -1]}
+    said = {
+        "content": "it is correct-horse-battery",
+        "kwargs": {"prompt": {"append": "x", "style": "y"}, "logprobs": 5},
+    }
+    clean = redactor.trace({"model_calls": (call,), "content": [said]})
+    assert clean["model_calls"] == [{"prompt": None, "completion_ids": None, "logprobs": None}]
+    assert clean["content"] == [{**said, "content": "it is [redacted MY_API_KEY]"}]
+    innocent = {"model_calls": (call,), "content": [{"content": "nothing"}]}
+    assert redactor.trace(innocent)["model_calls"] == [call]

@@ -415,7 +415,7 @@ class EpisodeWorker:
                 pages=[step.page for step in episode.plan if step.page is not None],
             ),
         }
-        artifacts = {"log.jsonl": context.blobs.put(self.redactor.content(dump_log(log)))}
+        artifacts = {"log.jsonl": context.blobs.put(dump_log(log, self.redactor))}
         shown = evidence(kit, episode, log, context.blobs, self.redactor) if episode.skills else None
         if shown is not None:
             details["skills"] = shown.details
@@ -429,7 +429,7 @@ class EpisodeWorker:
             flags=shown.flags if shown else (),
             visible=shown.visible if shown else None,
             usage=context.meter.usage,
-            trajectory=Trajectory.model_validate(self.redactor.value(trajectory.model_dump(mode="json"))),
+            trajectory=Trajectory.model_validate(self.redactor.trace(trajectory.model_dump(mode="json"))),
             artifacts=artifacts | (shown.artifacts if shown else {}),
             details=self.redactor.value(details),
         )

@@ -7,7 +7,7 @@ with the prompt of the call of its kind before it: linear in an agent that appen
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from fairtrial.agents.log import (
 from fairtrial.agents.planners.plan import Node, Plan, Ref, Template
 from fairtrial.core.errors import CorruptError, one_line
 from fairtrial.core.limits import Usage
+from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import ApiAction, Item, MessageAction, ModelCall, TextObservation, Trajectory
 from fairtrial.models.model import Message, Reply, Request, Sampling
 
@@ -211,18 +212,22 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def dump_log(log: Log) -> bytes:
-    """The log as JSON lines; see `load_log`."""
-    lines: list[bytes] = []
+def dump_log(log: Log, redactor: Redactor | None = None) -> bytes:
+    """The log as JSON lines; see `load_log`. With a `redactor`, secrets are replaced and then no token ids are kept."""
+    rows = list(_rows(log))
+    if redactor is not None:
+        rows = redactor.trace(rows)
+    return b"\n".join(map(_line, rows)) + b"\n"
+
+
+def _rows(log: Log) -> Iterator[dict[str, Any]]:
     last: dict[str, tuple[Message, ...]] = {}
     for event in log.events:
         if isinstance(event, Called):
-            data = _call_data(event, last.get(event.purpose, ()))
+            yield _call_data(event, last.get(event.purpose, ()))
             last[event.purpose] = event.request.messages or ()
         else:
-            data = {"kind": type(event).__name__.lower(), **_event_data(event)}
-        lines.append(_line(data))
-    return b"\n".join(lines) + b"\n"
+            yield {"kind": type(event).__name__.lower(), **_event_data(event)}
 
 
 def _line(data: Any) -> bytes:

@@ -26,6 +26,7 @@ from fairtrial.agents.tools.tool import Tool
 from fairtrial.core.clock import SystemClock
 from fairtrial.core.config import Config
 from fairtrial.core.errors import LimitExceeded, UserError
+from fairtrial.core.redact import Redactor
 from fairtrial.models.model import Model, Sampling
 from fairtrial.models.opening import check_model, open_model
 from fairtrial.tasks.sandbox.api import Box
@@ -144,7 +145,7 @@ class Shell:
             cause,
             message,
             details,
-            {"agent_log.jsonl": dump_log(log)},
+            {"agent_log.jsonl": dump_log(log, Redactor(extra=self.secrets))},
             ("tools_outside_the_box",) if self.settings.mcp else (),
         )
 

@@ -293,7 +293,7 @@ class AgentWorker:
         notes = [*self.tasks[job.key.task].warnings, *bench.image.notes]
         trajectory = result.trajectory
         if trajectory is not None:
-            trajectory = Trajectory.model_validate(redactor.value(trajectory.model_dump(mode="json")))
+            trajectory = Trajectory.model_validate(redactor.trace(trajectory.model_dump(mode="json")))
         return Record(
             key=job.key,
             seed=job.seed,

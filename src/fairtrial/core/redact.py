@@ -64,6 +64,14 @@ class Redactor:
             return [self.value(item) for item in cast("Sequence[Any]", value)]
         return value
 
+    def trace(self, value: Any) -> Any:
+        """The same for a whole run: where a secret was replaced, token ids and what goes with them are None.
+
+        Ids can be decoded, so a text without a secret beside its ids would still tell it.
+        """
+        clean = self.value(value)
+        return clean if clean == _as_lists(value) else _without_ids(clean)
+
     def _mapping(self, mapping: Mapping[Any, Any]) -> dict[str, Any]:
         """Redacted keys that became equal are numbered: no entry is lost."""
         clean: dict[str, Any] = {}
@@ -75,6 +83,36 @@ class Redactor:
                 name = f"{base} ({count})"
             clean[name] = self.value(item)
         return clean
+
+
+_IDS = frozenset({"prompt_ids", "completion_ids", "token_ids", "logprobs"})
+
+
+def _without_ids(value: Any) -> Any:
+    """A JSON value whose token ids are None; `prompt` too where it is a delta of ids."""
+    if isinstance(value, Mapping):
+        found = cast("Mapping[str, Any]", value)
+        return {name: None if _is_ids(name, item) else _without_ids(item) for name, item in found.items()}
+    if isinstance(value, list):
+        return [_without_ids(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _is_ids(name: str, item: Any) -> bool:
+    if name == "prompt":
+        return isinstance(item, Mapping) and "append" in item and item.keys() <= {"base", "keep", "append"}
+    if name not in _IDS or not isinstance(item, list):
+        return False
+    return all(isinstance(each, int | float) for each in cast("list[Any]", item))
+
+
+def _as_lists(value: Any) -> Any:
+    """A JSON value with lists for tuples, as `Redactor.value` gives it."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_lists(item) for name, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_as_lists(item) for item in cast("Sequence[Any]", value)]
+    return value
 
 
 def _json_escaped(value: str) -> tuple[str, str]:
