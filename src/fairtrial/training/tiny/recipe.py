@@ -25,7 +25,6 @@ from fairtrial.nn.model import Model
 from fairtrial.nn.schedule import OptimConfig, Schedule
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.tiny import vocabulary
-from fairtrial.training.tiny.drills import Drills
 from fairtrial.training.tiny.learning import learn
 from fairtrial.training.tiny.lessons import Lesson, Renamer, Writer
 from fairtrial.training.tiny.playing import Habit, open_wiki, play_all
@@ -54,19 +53,17 @@ class Recipe(Config):
     courses: tuple[Course, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=1000)
     """Of the weights, of the worlds that are learned from, and of the order of lessons."""
-    value_weight: float = Field(default=4.0, gt=0)
+    value_weight: float = Field(default=5.0, gt=0)
     """Weight of a token of a name or a number, where others weigh 1."""
     again_weight: float = Field(default=1.0, ge=0)
     """Weight of a token of a name that is read again; all other context weighs 0."""
-    drills: int = Field(default=0, ge=0)
-    """Short exercises in looking up, beside the runs."""
-    drill_subjects: int = Field(default=4, ge=1, le=16)
-    """Subjects of a drill, at most."""
     stretches: int = Field(default=600, ge=0)
     """Constant stretches that become tokens, at most."""
     steps: int = Field(ge=1)
-    batch_tokens: int = Field(default=1024, ge=64)
-    optim: OptimConfig = OptimConfig(kind="muon", lr=5e-3, muon_lr=0.02, weight_decay=0.01)
+    batch_tokens: int = Field(default=1500, ge=64)
+    optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
+    embedding_rate: float = Field(default=0.1, gt=0, le=1)
+    """Learning rate of the embedding, as a share of `optim.lr`."""
     schedule: Schedule = Schedule(warmup=30)
 
     @model_validator(mode="after")
@@ -113,8 +110,6 @@ def gather(recipe: Recipe) -> Material:
     tokenizer = vocabulary_of(logs, recipe.stretches)
     writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight)
     lessons = [lesson for log in logs for lesson in writer.lessons(log)]
-    drills = Drills(tokenizer, recipe.value_weight, recipe.seed)
-    lessons += drills.draw(recipe.drills, recipe.drill_subjects)
     return Material(tokenizer, tuple(lessons), len(logs))
 
 
@@ -147,6 +142,7 @@ def make(
         material.lessons,
         renamer=Renamer(material.tokenizer),
         optim=recipe.optim,
+        embedding_rate=recipe.embedding_rate,
         schedule=recipe.schedule,
         steps=recipe.steps,
         batch_tokens=recipe.batch_tokens,

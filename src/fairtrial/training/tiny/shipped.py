@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairtrial.nn.schedule import OptimConfig, Schedule
+from fairtrial.nn.schedule import Schedule
 from fairtrial.training.tiny.playing import Habit
 from fairtrial.training.tiny.recipe import Course, Recipe
 
@@ -20,14 +20,13 @@ _MULTI: dict[str, Any] = {
 
 RECIPE = Recipe(
     model={
-        "hidden": 96, "layers": 3, "pattern": "KFK", "intermediate": 192, "tied": True, "init_std": 0.06,
-        "heads": 3, "head_dim": 32, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16, "conv_width": 6,
+        "hidden": 96, "layers": 3, "pattern": "WFK", "intermediate": 192, "tied": True, "init_std": 0.06,
+        "heads": 3, "head_dim": 32, "window": 4, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16,
     },
     habits=(Habit(name="append", spelled=True), Habit(name="fold", policy="fold", spelled=True)),
     courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=800, habits=("append", "fold")),),
-    steps=2400,
-    optim=OptimConfig(kind="muon", lr=5e-3, muon_lr=0.02, weight_decay=0.01),
-    schedule=Schedule(warmup=30, decay=600, floor=0.05),
+    steps=3000,
+    schedule=Schedule(warmup=30, decay=700, floor=0.05),
 )  # fmt: skip
 """Multi-question episodes of one hop, one call at a time."""
 
