@@ -25,8 +25,8 @@ RECIPE = Recipe(
     },
     habits=(Habit(name="append", spelled=True), Habit(name="fold", policy="fold", spelled=True)),
     courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=800, habits=("append", "fold")),),
-    steps=3000,
-    schedule=Schedule(warmup=30, decay=700, floor=0.05),
+    steps=1800,
+    schedule=Schedule(warmup=30, decay=600, floor=0.05),
 )  # fmt: skip
 """Multi-question episodes of one hop, one call at a time."""
 

@@ -80,17 +80,17 @@ def make(
 
 
 def _single() -> Iterator[str]:
-    """What is one token beside stretches: words of the world with the spaces around them, syllables, numbers."""
+    """What is one token beside stretches: words of the world with the spaces around them, syllables, digits."""
     for word in world_words():
         yield from _forms(word)
     for syllable in SYLLABLES:
         yield from (syllable.capitalize(), syllable)
-    yield from map(str, range(100))
+    yield from map(str, range(10))
 
 
 def values(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of syllables, numbers and relations: what facts are written with."""
-    texts = [*(s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())), *map(str, range(10, 100))]
+    """Ids of syllables, digits and relations: what facts are written with."""
+    texts = [*(s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())), *map(str, range(10))]
     found = [tokenizer.encode(text) for text in texts]
     known = {ids[0] for ids in found if len(ids) == 1}
     return frozenset(known.union(*relation_forms(tokenizer)))
@@ -119,7 +119,7 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
         *(f"(?:{_bounded(text)})" for text in known),
         rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
         rf"(?<![A-Za-z0-9]){_NAME}",
-        r"\p{N}{1,2}",
+        r"\p{N}",
         rf" ?(?!{_NAME})\p{{L}}+",
         r" ?[^\s\p{L}\p{N}]+",
         r"\s*[\r\n]+",
