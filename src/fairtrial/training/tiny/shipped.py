@@ -24,9 +24,9 @@ RECIPE = Recipe(
         "heads": 3, "head_dim": 32, "window": 4, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16,
     },
     habits=(Habit(name="append", spelled=True), Habit(name="fold", policy="fold", spelled=True)),
-    courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=800, habits=("append", "fold")),),
-    steps=1800,
-    schedule=Schedule(warmup=30, decay=600, floor=0.05),
+    courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=2000, habits=("append", "fold")),),
+    steps=8000,
+    schedule=Schedule(warmup=30, decay=2500, floor=0.05),
 )  # fmt: skip
 """Multi-question episodes of one hop, one call at a time."""
 
