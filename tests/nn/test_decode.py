@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "K": {}, "G": {}, "N": {}, "C": {}, "F": {}, "P": {}, "W": {}, "M": {}, "KWMF": {}, "KP": {"tied": True},
     "M rotary": {"mla_rope": "interleaved", "q_rank": 20}, "K bounded": {"kda_gate": "bounded"},
     "K full rank": {"kda_gate_rank": None}, "K negative": {"kda_negative_eigenvalues": True},
+    "FWP conv": {"softmax_conv": True},
     "FK experts": {"experts": 4, "experts_per_token": 2, "dense_layers": 1},
 }  # fmt: skip
 
@@ -32,7 +33,9 @@ def model_of(variant: str, **more: object) -> Model:
     return Model(ModelConfig.model_validate(fields), seed=3).eval()
 
 
-@pytest.mark.parametrize(("variant", "kernel"), [*((one, "") for one in VARIANTS), ("KWMF", "0"), ("F", "0")])
+@pytest.mark.parametrize(
+    ("variant", "kernel"), [*((one, "") for one in VARIANTS), ("KWMF", "0"), ("F", "0"), ("FWP conv", "0")]
+)
 def test_a_lean_step_gives_the_logits_of_the_forward_pass_while_sequences_join_and_leave(
     variant: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -109,14 +109,14 @@ def test_a_gated_product_is_silu_of_one_half_times_the_other(isa: str):
 
 
 @built
-@pytest.mark.parametrize("pattern", ["F", "WP"])
+@pytest.mark.parametrize("pattern", ["F", "WP", "FW conv"])
 def test_a_lean_step_has_the_same_bits_alone_and_in_any_batch_and_for_any_number_of_threads(
     pattern: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(decode_c, "WORTH_A_THREAD", 100)
     config = ModelConfig.model_validate(
         {"vocab": 97, "hidden": 48, "intermediate": 80, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": 7}
-        | {"pattern": pattern, "layers": 2, "init_std": 0.15}
+        | {"pattern": pattern.split()[0], "layers": 2, "init_std": 0.15, "softmax_conv": "conv" in pattern}
     )
     model = Model(config, seed=1).eval()
     threads = torch.get_num_threads()

@@ -32,6 +32,7 @@ KINDS = {
     "D pooled": {"index_pool": 4, "index_topk": 8},
     "DKS pooled": {"index_pool": 3, "index_topk": 6, "layers": 3, "index_dim": 10},
     "KD experts": MOE,
+    "FWP conv": {"softmax_conv": True, "layers": 3},
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_kda_layers_against_the_equations(kind):
 
 
 def test_gradients_of_the_short_convolution_equal_numerical_ones():
-    from fairtrial.nn.kda_layer import causal_conv
+    from fairtrial.nn.short_conv import causal_conv
 
     generator = torch.Generator().manual_seed(0)
     x, weight, tail = (

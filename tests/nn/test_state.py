@@ -14,13 +14,13 @@ SMALL = {
     "kda_heads": 2, "kda_key_dim": 16, "kda_gate_rank": 8, "kv_rank": 24, "nope_dim": 16, "rope_dim": 8,
     "mla_value_dim": 16, "index_heads": 2, "index_dim": 8, "index_topk": 5, "window": 6,
 }  # fmt: skip
-PATTERNS = ["KKKD", "KKKM", "FFFF", "WPDS", "GNCK", "KDDS pooled"]
-POOLED = {"index_pool": 4, "index_topk": 8}
+PATTERNS = ["KKKD", "KKKM", "FFFF", "WPDS", "GNCK", "KDDS pooled", "WFPF conv"]
+MORE = {"pooled": {"index_pool": 4, "index_topk": 8}, "conv": {"softmax_conv": True}, "": {}}
 
 
 def small(pattern, **changes):
-    letters, _, pooled = pattern.partition(" ")
-    return Model(preset("tiny", **(SMALL | (POOLED if pooled else {}) | {"pattern": letters} | changes)), seed=1).eval()
+    letters, _, more = pattern.partition(" ")
+    return Model(preset("tiny", **(SMALL | MORE[more] | {"pattern": letters} | changes)), seed=1).eval()
 
 
 def tokens(batch=2, time=24, seed=0):

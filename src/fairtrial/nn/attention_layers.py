@@ -1,7 +1,8 @@
 """Plain softmax attention: F full and rotary, P full without positions, W a sliding window and rotary.
 
 Grouped queries; each packed document attends to itself alone. Rotary in the half-split layout (RoFormer, 2104.09864).
-Legend: B batch, T time, S keys, D model width, H heads, J key/value heads, E head width, N sequences.
+With `softmax_conv` a short convolution goes over queries, keys and values before they are turned, as in KDA.
+Legend: B batch, T time, S keys, D model width, H heads, J key/value heads, E head width, N sequences, W taps.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from torch.nn import functional
 
 from fairtrial.nn.call import Call
 from fairtrial.nn.config import ModelConfig
-from fairtrial.nn.norm import Linear
+from fairtrial.nn.norm import Conv, Linear
 from fairtrial.nn.ops.rotary import rotate
+from fairtrial.nn.short_conv import causal_conv
 from fairtrial.nn.state import LayerState, Rows, no_rows
 
 
 class SoftmaxLayer(nn.Module):
-    """x [B, T, D] -> [B, T, D]; remembers keys and values, [N, S, 2 J E] (W: the last `window` of them)."""
+    """x [B, T, D] -> [B, T, D]; remembers keys and values, [N, S, 2 J E] (W: the last `window` of them).
+
+    With a short convolution also its last W - 1 inputs, [N, W - 1, (H + 2 J) E].
+    """
 
     def __init__(self, config: ModelConfig, letter: str) -> None:
         super().__init__()
@@ -27,19 +32,34 @@ class SoftmaxLayer(nn.Module):
         self.rotary = letter != "P"
         self.theta = config.rope_theta
         keys = self.key_heads * self.width
+        self.sizes = [self.heads * self.width, keys, keys]
+        self.taps = config.conv_width if config.softmax_conv else 1
         self.q_proj = Linear(config.hidden, self.heads * self.width, rows=(self.width,))
         self.k_proj, self.v_proj = (Linear(config.hidden, keys, rows=(self.width,)) for _ in range(2))
+        if self.taps > 1:
+            self.q_conv1d, self.k_conv1d, self.v_conv1d = (Conv(size, self.taps) for size in self.sizes)
         self.o_proj = Linear(self.heads * self.width, config.hidden)
 
     def init_state(self, batch: int) -> LayerState:
         """An empty memory for `batch` sequences."""
-        return {"kv": no_rows(batch, 2 * self.key_heads * self.width, self.q_proj.weight)}
+        weight = self.q_proj.weight
+        state: LayerState = {"kv": no_rows(batch, 2 * self.key_heads * self.width, weight)}
+        if self.taps > 1:
+            state["tail"] = weight.new_zeros(batch, self.taps - 1, sum(self.sizes))
+        return state
 
     def forward(self, x_BTD: Tensor, call: Call, layer: int, before: LayerState | None) -> tuple[Tensor, LayerState]:
         """The layer's output and what it remembers afterwards."""
-        q_BTHE = call.product(x_BTD, self.q_proj.weight).unflatten(-1, (self.heads, self.width))
-        k_BTJE = call.product(x_BTD, self.k_proj.weight).unflatten(-1, (self.key_heads, self.width))
-        v_BTI = call.product(x_BTD, self.v_proj.weight)
+        after: LayerState = {}
+        parts_BTI = [call.product(x_BTD, p.weight) for p in (self.q_proj, self.k_proj, self.v_proj)]
+        if self.taps > 1:
+            old = self.init_state(len(call.lengths)) if before is None else before
+            weight_CW = torch.cat([c.weight for c in (self.q_conv1d, self.k_conv1d, self.v_conv1d)])[:, 0]
+            mixed, after["tail"] = causal_conv(torch.cat(parts_BTI, -1), weight_CW, _tensor(old["tail"]), call)
+            parts_BTI = mixed.split(self.sizes, -1)
+        q_BTHE = parts_BTI[0].unflatten(-1, (self.heads, self.width))
+        k_BTJE = parts_BTI[1].unflatten(-1, (self.key_heads, self.width))
+        v_BTI = parts_BTI[2]
         if self.rotary:
             where = call.positions(x_BTD.device)
             q_BTHE, k_BTJE = (call.each(self._turn, x, where) for x in (q_BTHE, k_BTJE))
@@ -50,7 +70,6 @@ class SoftmaxLayer(nn.Module):
             first = 0 if rows is None else rows.first[span.sequence or 0]
             kv_BSI = span.see(new_BTI, rows)
             parts.append(self._attend(q_BTHE[span.batch, span.time], kv_BSI, span.start - first))
-        after: LayerState = {}
         if rows is not None:
             after["kv"] = rows if self.window is None else rows.last(self.window)
         return call.product(call.join(parts).flatten(-2), self.o_proj.weight), after
@@ -88,4 +107,9 @@ class SoftmaxLayer(nn.Module):
 
 def _rows(value: object) -> Rows:
     assert isinstance(value, Rows)
+    return value
+
+
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
     return value

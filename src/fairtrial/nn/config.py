@@ -80,6 +80,8 @@ class ModelConfig(Config):
     """beta in [0, 2] instead of [0, 1]."""
     conv_width: Annotated[int, Field(ge=2)] = 4
     """Taps of the depthwise causal convolution over q, k, v (not in C)."""
+    softmax_conv: bool = False
+    """Whether F, P, W have that convolution too: small models then copy from their context after far fewer steps."""
 
     q_rank: Count | None = None
     """MLA: width of the query latent; None: queries straight from the residual stream."""
@@ -247,4 +249,5 @@ class ModelConfig(Config):
                 index = (context // self.index_pool + 2 * (self.index_pool - 1)) * self.index_dim
             return (context * self.latent_dim + index) * dtype_bytes
         rows = min(context, self.window) if letter == "W" else context
-        return rows * 2 * self.key_heads * self.head_dim * dtype_bytes
+        tail = (self.conv_width - 1) * (self.heads + 2 * self.key_heads) if self.softmax_conv else 0
+        return (rows * 2 * self.key_heads + tail) * self.head_dim * dtype_bytes

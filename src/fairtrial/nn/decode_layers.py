@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -27,7 +28,7 @@ from fairtrial.nn.call import Call
 from fairtrial.nn.decode_product import behind, product, scaled
 from fairtrial.nn.kda_layer import TINY, KdaLayer
 from fairtrial.nn.mla_layer import LatentLayer
-from fairtrial.nn.norm import RMSNorm
+from fairtrial.nn.norm import Conv, RMSNorm
 from fairtrial.nn.ops import decode_c, kda_c
 from fairtrial.nn.ops.mla import split_up_projection
 from fairtrial.nn.ops.rotary import frequencies, rotate
@@ -76,6 +77,40 @@ class Mixer(Protocol):
         ...
 
 
+class History:
+    """The last inputs of a layer's short convolution, as a ring of W entries [slots, C]."""
+
+    def __init__(self, convs: Sequence[Conv], slots: int) -> None:
+        self.taps = torch.cat([conv.weight.detach()[:, 0] for conv in convs]).t().contiguous()
+        self.ring = self.taps.new_zeros(len(self.taps), slots, self.taps.shape[1])
+        self.phase = 0
+
+    def convolved(self, new_NC: Tensor, n: int) -> Tensor:
+        """Behind the last inputs, summed tap by tap, oldest first."""
+        taps = len(self.ring)
+        self.ring[self.phase, :n].copy_(new_NC)
+        self.phase = (self.phase + 1) % taps
+        out = self.ring[self.phase, :n] * self.taps[0]
+        for tap in range(1, taps):
+            out.addcmul_(self.ring[(self.phase + tap) % taps, :n], self.taps[tap])
+        return out
+
+    def load(self, row: int, state: LayerState) -> None:
+        """Take over a sequence's last inputs."""
+        for age, inputs in enumerate(cast(Tensor, state["tail"])[0].flip(0)):
+            self.ring[(self.phase - 1 - age) % len(self.ring), row].copy_(inputs)
+
+    def dump(self, row: int) -> LayerState:
+        """A copy of a sequence's last inputs."""
+        taps = len(self.ring)
+        order = [(self.phase - age) % taps for age in range(taps - 1, 0, -1)]
+        return {"tail": self.ring[order, row][None]}
+
+    def move(self, source: int, to: int) -> None:
+        """Copy those of row `source` to row `to`."""
+        self.ring[:, to].copy_(self.ring[:, source])
+
+
 class KdaStep:
     """K, G, N, C: a state matrix and the last inputs of the convolution; there are no columns."""
 
@@ -98,11 +133,10 @@ class KdaStep:
         self.rate = layer.A_log.detach().float().reshape(values, 1).exp()
         self.w_out = product(layer.o_proj.weight * layer.o_norm.weight.repeat(values), slots)
         new = layer.o_proj.weight.new_zeros
+        self.history = None
         if layer.letter != "C":
             convs = (layer.q_conv1d, layer.k_conv1d, layer.v_conv1d)
-            self.taps = torch.cat([conv.weight.detach()[:, 0] for conv in convs]).t().contiguous()
-            self.history = new(layer.taps, slots, sum(layer.sizes))
-            self.phase = 0
+            self.history = History(convs, slots)
         self.S = new(slots, values, keys, width)
         self.qk, self.v = new(2, slots, heads, keys), new(slots, values, width)
         self.g, self.beta, self.o = new(slots, values, keys), new(slots, values), new(slots, values, width)
@@ -117,7 +151,7 @@ class KdaStep:
         """See `Mixer`."""
         layer, n = self.layer, place.rows
         mixed, gates, b = self.w_in.of(x_ND).split(self.sizes, -1)
-        mixed = functional.silu(self._convolved(mixed, n))
+        mixed = functional.silu(mixed if self.history is None else self.history.convolved(mixed, n))
         keys = 2 * layer.heads * layer.key_dim
         qk = mixed[:, :keys].view(n, 2, layer.heads, layer.key_dim).transpose(0, 1)
         norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).square_().add_(1e-6).rsqrt_()
@@ -141,18 +175,6 @@ class KdaStep:
         norm = torch.linalg.vector_norm(o, dim=-1, keepdim=True).square_().mul_(1 / layer.value_dim)
         o = (o * norm.add_(layer.o_norm.eps).rsqrt_()).mul_(torch.sigmoid(gate).view_as(o))
         self.w_out.add(o.view(n, -1), x_ND)
-
-    def _convolved(self, mixed_NC: Tensor, n: int) -> Tensor:
-        """Behind the last inputs, summed tap by tap, oldest first."""
-        if self.layer.letter == "C":
-            return mixed_NC
-        taps = len(self.history)
-        self.history[self.phase, :n].copy_(mixed_NC)
-        self.phase = (self.phase + 1) % taps
-        out = self.history[self.phase, :n] * self.taps[0]
-        for tap in range(1, taps):
-            out.addcmul_(self.history[(self.phase + tap) % taps, :n], self.taps[tap])
-        return out
 
     def _gates(self, inner_NI: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of the forget gate, its bias added, and of the output gate."""
@@ -180,25 +202,19 @@ class KdaStep:
     def load(self, row: int, state: LayerState, now: int) -> None:
         """See `Mixer`."""
         self.S[row].copy_(cast(Tensor, state["S"])[0])
-        if self.layer.letter != "C":
-            tail = cast(Tensor, state["tail"])[0]
-            for age, inputs in enumerate(tail.flip(0)):
-                self.history[(self.phase - 1 - age) % len(self.history), row].copy_(inputs)
+        if self.history is not None:
+            self.history.load(row, state)
 
     def dump(self, row: int, length: int, now: int) -> LayerState:
         """See `Mixer`."""
         out: LayerState = {"S": self.S[row : row + 1].clone()}
-        if self.layer.letter != "C":
-            taps = len(self.history)
-            order = [(self.phase - age) % taps for age in range(taps - 1, 0, -1)]
-            out["tail"] = self.history[order, row][None]
-        return out
+        return out if self.history is None else out | self.history.dump(row)
 
     def move(self, source: int, to: int, first: int, now: int) -> None:
         """See `Mixer`."""
         self.S[to].copy_(self.S[source])
-        if self.layer.letter != "C":
-            self.history[:, to].copy_(self.history[:, source])
+        if self.history is not None:
+            self.history.move(source, to)
 
     def shift(self, rows: int, first: int, now: int, to: int, columns: int) -> None:
         """See `Mixer`."""
@@ -234,9 +250,13 @@ class SoftmaxStep:
     def __init__(self, layer: SoftmaxLayer, norm: RMSNorm, slots: int) -> None:
         self.layer = layer
         heads, width = layer.heads * layer.width, layer.width
-        # The softmax scale goes into the queries: rotation does not change lengths.
         w_in = behind(norm, layer.q_proj.weight, layer.k_proj.weight, layer.v_proj.weight)
-        w_in[:heads] *= width**-0.5
+        self.history = None
+        if layer.taps > 1:
+            self.history = History((layer.q_conv1d, layer.k_conv1d, layer.v_conv1d), slots)
+        # The softmax scale goes into the queries' last linear map: rotation does not change lengths.
+        scaled_HD = w_in[:heads] if self.history is None else self.history.taps[:, :heads]
+        scaled_HD *= width**-0.5
         self.w_in = product(w_in, slots, norm.eps)
         self.w_out = product(layer.o_proj.weight, slots)
         self.keys, self.values = (Columns(slots, layer.key_heads, width, w_in) for _ in range(2))
@@ -247,6 +267,8 @@ class SoftmaxStep:
     def step(self, x_ND: Tensor, place: Place) -> None:
         """See `Mixer`."""
         p = self.w_in.of(x_ND)
+        if self.history is not None:
+            p = self.history.convolved(p, place.rows)
         if self.kernel is None:
             out = self._attend(p, place)
         else:
@@ -283,17 +305,22 @@ class SoftmaxStep:
         k, v = held_SI.unflatten(-1, (2, self.layer.key_heads, self.layer.width)).unbind(1)
         self.keys.rows(row)[:, now - len(held_SI) : now] = k.transpose(0, 1)
         self.values.rows(row)[:, now - len(held_SI) : now] = v.transpose(0, 1)
+        if self.history is not None:
+            self.history.load(row, state)
 
     def dump(self, row: int, length: int, now: int) -> LayerState:
         """See `Mixer`."""
         held = length if self.layer.window is None else min(length, self.layer.window)
         parts = [part.rows(row)[:, now - held : now].transpose(0, 1).flatten(1) for part in (self.keys, self.values)]
-        return {"kv": Rows.of([torch.cat(parts, -1)], [length - held])}
+        out: LayerState = {"kv": Rows.of([torch.cat(parts, -1)], [length - held])}
+        return out if self.history is None else out | self.history.dump(row)
 
     def move(self, source: int, to: int, first: int, now: int) -> None:
         """See `Mixer`."""
         self.keys.move(source, to, first, now)
         self.values.move(source, to, first, now)
+        if self.history is not None:
+            self.history.move(source, to)
 
     def shift(self, rows: int, first: int, now: int, to: int, columns: int) -> None:
         """See `Mixer`."""

@@ -138,12 +138,18 @@ def _latent(config: ModelConfig, letter: str) -> Shapes:
 
 def _softmax(config: ModelConfig, letter: str) -> Shapes:
     hidden, width, keys = config.hidden, config.heads * config.head_dim, config.key_heads * config.head_dim
-    return {
+    out: Shapes = {
         "q_proj.weight": (width, hidden),
         "k_proj.weight": (keys, hidden),
         "v_proj.weight": (keys, hidden),
         "o_proj.weight": (hidden, width),
     }
+    if config.softmax_conv:
+        out |= {
+            f"{name}_conv1d.weight": (size, 1, config.conv_width)
+            for name, size in zip("qkv", (width, keys, keys), strict=True)
+        }
+    return out
 
 
 def _mtp(config: ModelConfig) -> Shapes:
