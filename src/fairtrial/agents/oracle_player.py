@@ -165,20 +165,34 @@ class OracleModel:
             return self._notes(gold, beliefs, rng), ()
         voice = self._voices.of(system, tools)
         last = rendering.LAST_TURN in messages[-1].content
-        if last or not beliefs.open():
+        ends = last or not beliefs.open()
+        steps: Sequence[GoldStep] = ()
+        if ends:
             answer = "".join(
                 self._said(piece, rng) if at % 2 else piece for at, piece in enumerate(gold.answer(beliefs))
             )
             said, calls = voice.planner.write(Move(answer=answer))
-            why = "All that is asked for is known."
         else:
             single = self.settings.plan == "sequential" or _TOO_MANY.search(messages[-1].content) is not None
             said, calls, steps = self._act(voice, gold, beliefs, body, single=single)
-            why = f"I look up {', '.join(gold.asked(step, beliefs) for step in steps)}."
-        fold = None if last or not beliefs.open() else self._fold(voice.policy, gold, messages, rng)
+        fold = self._fold(voice.policy, gold, messages, rng) if self._folds(ends=ends) else None
+        why = self._why(voice, gold, beliefs, messages, steps)
         thinking = f"Known so far: {self._stated(beliefs)}" if self.settings.thinking else ""
         text = voice.policy.write(fold, why, thinking) + said
         return self._slipped(text, calls, rng)
+
+    def _folds(self, *, ends: bool) -> bool:
+        """Whether a turn folds, where its policy does: one that answers needs no fold."""
+        return not ends
+
+    def _why(
+        self, voice: Voice, gold: Gold, beliefs: Beliefs, messages: Sequence[Message], steps: Sequence[GoldStep]
+    ) -> str:
+        """What it says beside what it does; `steps`: what it looks up, none where it answers."""
+        del voice, messages
+        if not steps:
+            return "All that is asked for is known."
+        return f"I look up {', '.join(gold.asked(step, beliefs) for step in steps)}."
 
     def _gold(self, first: str) -> Gold:
         """The episode that is played. Raises UserError."""
