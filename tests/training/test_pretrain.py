@@ -220,7 +220,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_p
     before = (good.checkpoint / "model.safetensors").read_bytes()
     plan = plan_of(tmp_path, settings(save_every=1), tmp_path / "out")
     trainer = Trainer(plan, Model(plan.model, 0), tmp_path / "out", SystemClock())
-    for optimiser in trainer.optimisers:
+    for optimiser in trainer.updates.optimisers:
         for group in optimiser.param_groups:
             group["peak"] = 1e38
     with pytest.raises(UserError, match=r"step \d: .*(NaN|infinite|not finite|the loss is)") as caught:

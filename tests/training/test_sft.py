@@ -34,6 +34,7 @@ from fairtrial.nn.model import Model  # noqa: E402
 from fairtrial.nn.tokenizer import Tokenizer  # noqa: E402
 from fairtrial.training import journal  # noqa: E402
 from fairtrial.training.journal import Silent  # noqa: E402
+from fairtrial.training.session import Session  # noqa: E402
 from fairtrial.training.sft import weighted_loss  # noqa: E402
 from fairtrial.training.sft_data import Packer, load_rows, pack, packs_in  # noqa: E402
 from fairtrial.training.sft_launch import Launched, launch  # noqa: E402
@@ -125,7 +126,7 @@ def settings(model: str, **more: Any) -> SftConfig:
 
 def train(lab: Path, out: Path, config: SftConfig) -> Launched:
     out.mkdir(parents=True, exist_ok=True)
-    return launch(config, lab, out, where="sft.toml", clock=SystemClock(), watcher=Silent(), phase=lambda text: None)
+    return launch(config, Session(lab, out, "sft.toml", SystemClock(), Silent(), phase=lambda text: None))
 
 
 def learner_of(lab: Path, config: SftConfig) -> Learner:

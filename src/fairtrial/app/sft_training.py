@@ -47,10 +47,8 @@ def train(request: Request) -> int:
         importlib.import_module("fairtrial.training.threads").wait_passively(os.environ)
         launching: Any = importlib.import_module("fairtrial.training.sft_launch")
         progress = SftProgress(SystemClock(), shown=not (request.quiet or request.as_json))
-        with progress.stoppable() as stop:
-            done: Launched = launching.launch(
-                config, base, out, where=where, clock=progress.clock, watcher=progress, phase=progress.phase, stop=stop
-            )
+        with progress.session(base, out, where) as session:
+            done: Launched = launching.launch(config, session)
     finally:
         lock.release()
     if request.as_json:

@@ -25,6 +25,7 @@ from fairtrial.core.errors import UserError
 if TYPE_CHECKING:
     from fairtrial.training.continuing import Plan
     from fairtrial.training.pretrain import Trained
+    from fairtrial.training.session import Session
     from fairtrial.training.settings import TrainConfig
 
 _TEXT_DEFAULTS: dict[str, Any] = {
@@ -143,18 +144,8 @@ def _train(
     # By name, as engines load workers: nothing in this room leads to torch.
     importlib.import_module("fairtrial.training.threads").wait_passively(os.environ)
     launching: Any = importlib.import_module("fairtrial.training.launch")
-    with progress.stoppable() as stop:
-        return launching.launch(
-            config,
-            base,
-            out,
-            where=where,
-            clock=progress.clock,
-            watcher=progress,
-            phase=progress.phase,
-            stop=stop,
-            start=start,
-        )
+    with progress.session(base, out, where) as session:
+        return launching.launch(config, session, start)
 
 
 class Progress:
@@ -194,8 +185,9 @@ class Progress:
             self._line(f"step {row['step']}/{self._steps}  stage {row['stage']}{said}")
 
     @contextmanager
-    def stoppable(self) -> Generator[Any]:
-        """Gives a function that says whether Ctrl-C (or SIGTERM) was seen; the second one interrupts at once."""
+    def session(self, base: Path, out: Path, where: str) -> Generator[Session]:
+        """A session that Ctrl-C (or SIGTERM) asks to stop; the second one interrupts at once. See `Session`."""
+        from fairtrial.training.session import Session
 
         def seen(number: int, frame: object) -> None:
             if self._asked:
@@ -205,7 +197,7 @@ class Progress:
 
         before = {number: signal.signal(number, seen) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield lambda: self._asked
+            yield Session(base, out, where, self.clock, self, self.phase, lambda: self._asked)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-from fairtrial.core.clock import Clock
 from fairtrial.nn import checkpoint, hub
 from fairtrial.nn.checkpoint import steps
 from fairtrial.nn.model import Model
@@ -14,9 +12,9 @@ from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.store import whole_folder
 from fairtrial.training.continuing import Plan, make_plan
 from fairtrial.training.corpus import ByteTokenizer, Encoder, training_part
-from fairtrial.training.journal import Watcher
 from fairtrial.training.precision import usable_device
 from fairtrial.training.pretrain import CHECKPOINTS, Trained, Trainer
+from fairtrial.training.session import Session
 from fairtrial.training.settings import TrainConfig, model_config
 
 TOKENIZER = "tokenizer.json"
@@ -24,30 +22,13 @@ MODEL = "model"
 """Folder of a finished run with the trained model, as the kind of model `native` opens it."""
 
 
-def launch(
-    config: TrainConfig,
-    base: Path,
-    out: Path,
-    *,
-    where: str,
-    clock: Clock,
-    watcher: Watcher,
-    phase: Callable[[str], None],
-    stop: Callable[[], bool],
-    start: Path | None = None,
-) -> tuple[Plan, Trained, int]:
-    """Train in the folder `out`, or go on there; a finished model with a trained tokenizer is put into `out`/model.
+def launch(config: TrainConfig, session: Session, start: Path | None = None) -> tuple[Plan, Trained, int]:
+    """Train in the session's folder; a finished model with a trained tokenizer is put into its folder `model`.
 
     Args:
         config: what to train.
-        base: where its relative paths start from.
-        out: folder of the run; exists.
-        where: what messages call the configuration.
-        clock: for tokens/s and ETA.
-        watcher: is shown every row of metrics.jsonl.
-        phase: is told what is happening before training begins.
-        stop: asked after each step whether to save and leave.
-        start: a checkpoint of another run to branch from, where `out` has none yet.
+        session: where, and who is told.
+        start: a checkpoint of another run to branch from, where the folder has none yet.
 
     Returns:
         What the run stands on, how it ended, and its number of parameters.
@@ -55,16 +36,17 @@ def launch(
     Raises:
         UserError, StorageError: see `Trainer.run` and `make_plan`.
     """
-    model_config(config, 1, where)  # Before the text is read: what is wrong is said at once.
+    base, out, phase = session.base, session.out, session.phase
+    model_config(config, 1, session.where)  # Before the text is read: what is wrong is said at once.
     usable_device(config.device)
     phase("reading the text")
     tokenizer = _tokenizer(config, base, out, start)
-    plan = make_plan(config, base, out, tokenizer, where)
+    plan = make_plan(config, base, out, tokenizer, session.where)
     model = Model(plan.model, config.seed)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens = sum(source.train.targets for source in plan.sources.values())
     phase(f"{parameters:,} parameters ({plan.model.letters}), {tokens:,} tokens of text, {config.precision}")
-    ended = Trainer(plan, model, out, clock, watcher, stop).run(start)
+    ended = Trainer(plan, model, out, session.clock, session.watcher, session.stop).run(start)
     if ended.finished and isinstance(tokenizer, Tokenizer):
         _publish(plan, ended.checkpoint, tokenizer, out / MODEL)
     return plan, ended, parameters

@@ -22,7 +22,6 @@ from fairtrial.nn import checkpoint
 from fairtrial.nn.call import Aux
 from fairtrial.nn.checkpoint import Checkpoint
 from fairtrial.nn.model import Output
-from fairtrial.nn.optim import clip, load_state_tensors, optimisers, set_rate, state_tensors
 from fairtrial.nn.schedule import factor
 from fairtrial.store import storing
 from fairtrial.training import losses
@@ -30,6 +29,7 @@ from fairtrial.training.continuing import Plan, check_continues
 from fairtrial.training.data import Batch, Mixture, held_batches
 from fairtrial.training.journal import Journal, Silent, Watcher
 from fairtrial.training.precision import Precision, usable_device
+from fairtrial.training.updates import Updates
 
 CHECKPOINTS = "checkpoints"
 
@@ -77,8 +77,7 @@ class Trainer:
         self.plan, self.config, self.out = plan, plan.config, out
         self.clock, self.stop = clock, stop
         self.precision = Precision(model.to(usable_device(self.config.device)), self.config.precision)
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        self.optimisers = optimisers(model, self.config.optim)
+        self.updates = Updates(self.precision, self.config.optim)
         self.mixture = Mixture([one.train for one in plan.sources.values()], self.config.context, self.config.seed)
         self.journal = Journal(out, watcher or Silent())
         self.watcher = watcher or Silent()
@@ -141,13 +140,18 @@ class Trainer:
         self.stage, self._audited = index, False
         note = {} if abs(stage.total - 1) < 1e-6 else {"shares_summed_to": stage.total}
         self.journal.write(
-            "stage", self.step, stage=stage.name, shares=stage.shares, trained=len(trained), of=len(self.names), **note
+            "stage",
+            self.step,
+            stage=stage.name,
+            shares=stage.shares,
+            trained=len(trained),
+            of=len(self.updates.names),
+            **note,
         )
 
     def _forward_backward(self) -> tuple[_Sums, float]:
         stage, sums = self.plan.stages[self.stage], _Sums()
-        for parameter in self.names:
-            parameter.grad = None
+        self.updates.clear()
         self._loads = {}
         mode = losses.sparse_stage(stage, self.precision.master, self.config.index_weight)
         share = 1 / self.config.accumulate
@@ -157,7 +161,7 @@ class Trainer:
             found = losses.objective(output, targets_T, batch.borders.tolist(), self.config, stage)
             if not self._audited and stage.train == "all" and found.kl is not None:
                 losses.audit_walls(found, self.precision.forward.named_parameters())
-            self._refuse_loss(found)
+            self.updates.refuse_loss(self.step + 1, found.total.item())
             self.precision.backward(found.total * share)
             _add(sums, found, share)
             for layer, load_E in output.aux.expert_load.items():
@@ -165,7 +169,7 @@ class Trainer:
         if not self._audited and self.precision.broken_gradient() is None:
             losses.audit_frozen(self.precision.master, losses.trained_names(self.precision.master, stage), stage)
             self._audited = True
-        return sums, clip(self.names, self.config.optim.clip)
+        return sums, self.updates.clipped()
 
     def _forward(self, batch: Batch, sparse: str) -> tuple[Output, Tensor]:
         device = self.config.device
@@ -176,61 +180,31 @@ class Trainer:
             return self.precision.forward(tokens_BT, cu_seqlens=borders, sparse=sparse), targets_T
         except UserError as error:
             # A layer that refuses NaN speaks first; the weight behind it says more.
-            self._refuse_weights()
-            raise UserError(
-                f"step {self.step + 1}: {error}; training stopped and the last good checkpoint stays "
-                f"(lower optim.lr{_or_more(self.config.precision)})"
-            ) from None
-
-    def _refuse_loss(self, found: losses.Losses) -> None:
-        if math.isfinite(found.total.item()):
-            return
-        self._refuse_weights()
-        raise UserError(
-            f"step {self.step + 1}: the loss is {found.total.item()} although every weight is finite; training stopped "
-            f"and the last good checkpoint stays (lower optim.lr{_or_more(self.config.precision)})"
-        )
-
-    def _refuse_weights(self) -> None:
-        masters = {name: parameter for parameter, name in self.names.items()}
-        checkpoint.refuse_broken(masters, self.step + 1, "weight")
+            self.updates.refuse_weights(self.step + 1)
+            raise self.updates.stopped(self.step + 1, str(error)) from None
 
     def _update(self, norm: float) -> bool:
         """One optimiser step; False where it was skipped (fp16 overflow)."""
-        stage, precision = self.plan.stages[self.stage], self.precision
-        if not math.isfinite(norm):
-            name = precision.broken_gradient()
-            if self.config.precision == "fp16":
-                precision.scale.overflowed(self.step + 1, name or "the whole")
-                return False
-            raise UserError(
-                f"step {self.step + 1}: the gradient of {name or 'the whole model'} is not finite; training stopped "
-                f"and the last good checkpoint stays (lower optim.lr{_or_more(self.config.precision)})"
-            )
+        stage = self.plan.stages[self.stage]
         rate = factor(self.config.schedule, self.step, self.config.steps)
-        set_rate(self.optimisers, rate * (1.0 if stage.lr is None else stage.lr / self.config.optim.lr))
-        for optimiser in self.optimisers:
-            optimiser.step()
+        rate *= 1.0 if stage.lr is None else stage.lr / self.config.optim.lr
+        if not self.updates.step(self.step + 1, norm, rate):
+            return False
         if self._loads and stage.train == "all":
-            master: Any = precision.master
+            master: Any = self.precision.master
             master.update_router_bias(Aux(expert_load=self._loads), self.config.router_rate)
-        precision.updated()
-        if self.config.precision == "fp16":
-            precision.scale.passed()
+        self.precision.updated()
         return True
 
     def _note(self, sums: _Sums, norm: float, made: bool, seconds: float, done: int) -> None:
         config = self.config
         speed = done * config.batch_tokens * config.accumulate / max(seconds, 1e-9)
         more: dict[str, Any] = {name: value for name in ("mtp", "kl") if (value := getattr(sums, name)) is not None}
-        if config.precision == "fp16":
-            more |= {"loss_scale": self.precision.scale.value, "skipped": self.precision.scale.skipped}
         self.journal.write(
             "step",
             self.step,
             loss=sums.lm,
-            grad_norm=norm if math.isfinite(norm) else None,
-            lr=self.optimisers[-1].param_groups[0]["lr"] if made else 0.0,
+            **self.updates.row(norm, made),
             tokens=self.tokens,
             tokens_per_s=speed,
             eta_s=(config.steps - self.step) * seconds / done,
@@ -255,10 +229,7 @@ class Trainer:
                 count += len(batch.targets)
                 size += float(self.plan.token_bytes[batch.targets].sum())
             if not math.isfinite(nats):
-                raise UserError(
-                    f"step {self.step}: the held-out loss of {name} is {nats}; training stopped and the last good "
-                    f"checkpoint stays (lower optim.lr{_or_more(self.config.precision)})"
-                )
+                raise self.updates.stopped(self.step, f"the held-out loss of {name} is {nats}")
             self._held[name] = {"loss": nats / count, "bits_per_byte": nats / math.log(2) / max(size, 1.0)}
         model.train()
         if self._held:
@@ -271,7 +242,6 @@ class Trainer:
 
     def _save(self) -> Path:
         model = checkpoint.module_tensors(self.precision.master)
-        state = state_tensors(self.optimisers, self.names)
         meta = self.plan.record() | {
             "tokens": self.tokens,
             "stage": self.stage,
@@ -285,7 +255,7 @@ class Trainer:
         with storing(folder):
             return checkpoint.save(
                 folder,
-                Checkpoint(self.step, {"model": model, "optimiser": state}, meta),
+                Checkpoint(self.step, {"model": model, "optimiser": self.updates.state()}, meta),
                 keep=self.config.keep,
                 pinned=pinned,
             )
@@ -294,7 +264,7 @@ class Trainer:
         saved = checkpoint.load(path)
         check_continues(self.plan, saved, path)
         checkpoint.load_module(self.precision.master, saved.groups["model"], str(path))
-        load_state_tensors(self.optimisers, self.names, saved.groups["optimiser"])
+        self.updates.restore(saved.groups["optimiser"])
         self.precision.updated()
         self.precision.scale.restore(saved.meta["loss_scale"])
         self.step, self.tokens, self._held = saved.step, int(saved.meta["tokens"]), dict(saved.meta["held"])
@@ -314,7 +284,3 @@ def _add(sums: _Sums, found: losses.Losses, share: float) -> None:
         sums.mtp = (sums.mtp or 0.0) + found.mtp.item() * share
     if found.kl is not None:
         sums.kl = (sums.kl or 0.0) + found.kl.item() * share
-
-
-def _or_more(precision: str) -> str:
-    return "" if precision == "fp32" else ", or use precision = fp32"

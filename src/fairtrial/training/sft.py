@@ -21,13 +21,13 @@ from fairtrial.core.clock import Clock
 from fairtrial.core.errors import UserError
 from fairtrial.nn import checkpoint
 from fairtrial.nn.checkpoint import Checkpoint
-from fairtrial.nn.optim import clip, load_state_tensors, optimisers, set_rate, state_tensors
 from fairtrial.nn.schedule import Schedule, factor
 from fairtrial.store import storing
 from fairtrial.training.journal import Journal, Watcher
 from fairtrial.training.sft_data import Pack, Packer, Rows, held_packs
 from fairtrial.training.sft_learners import Learner
 from fairtrial.training.sft_settings import SftConfig
+from fairtrial.training.updates import Updates
 
 CHECKPOINTS = "checkpoints"
 _FREE = {"steps", "epochs", "schedule", "eval_every", "eval_tokens", "save_every", "keep", "device", "practice",
@@ -91,9 +91,7 @@ class SftTrainer:
     practice: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        master = self.learner.precision.master
-        self._names: dict[Tensor, str] = {p: name for name, p in master.named_parameters() if p.requires_grad}
-        self._optimisers = optimisers(master, self.config.optim)
+        self._updates = Updates(self.learner.precision, self.config.optim)
         self._packer = Packer(self.rows.train, self.config.batch_tokens, self.config.seed)
         self._schedule = self.config.settled(self.steps)
         self._journal = Journal(self.out, self.watcher)
@@ -121,7 +119,8 @@ class SftTrainer:
         began, done, seen = self.clock.monotonic(), 0, self.tokens
         while self.step < self.steps:
             loss, norm = self._forward_backward()
-            made = self._update(norm)
+            made = self._updates.step(self.step + 1, norm, factor(self._schedule, self.step, self.steps))
+            self.learner.precision.updated()
             self.step, done = self.step + 1, done + 1
             self._note(loss, norm, made, self.clock.monotonic() - began, done, self.tokens - seen)
             halted, over = self.stop(), self.step == self.steps
@@ -149,75 +148,38 @@ class SftTrainer:
 
     def _forward_backward(self) -> tuple[float, float]:
         """(loss of the step, norm of its gradient)."""
-        for parameter in self._names:
-            parameter.grad = None
+        self._updates.clear()
         packs = [self._packer.draw() for _ in range(self.config.accumulate)]
         total = float(sum(pack.weights.sum(dtype="float64") for pack in packs))
         loss = 0.0
         for pack in packs:
             part = weighted_loss(self._logits(pack), pack, total)
-            self._refuse_loss(part.item())
+            self._updates.refuse_loss(self.step + 1, part.item())
             self.learner.precision.backward(part)
             loss += part.item()
             self.tokens += len(pack.inputs)
             self.learned += len(pack.places)
-        return loss, clip(self._names, self.config.optim.clip)
+        return loss, self._updates.clipped()
 
     def _logits(self, pack: Pack) -> Tensor:
         try:
             return self.learner.logits(pack)
         except UserError as error:
             # A layer that refuses NaN speaks first; the weight behind it says more.
-            checkpoint.refuse_broken(self.learner.kept(), self.step + 1, "weight")
+            self._updates.refuse_weights(self.step + 1)
             raise UserError(f"step {self.step + 1}: {error}; training stopped") from None
 
-    def _refuse_loss(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        checkpoint.refuse_broken(self.learner.kept(), self.step + 1, "weight")
-        raise UserError(
-            f"step {self.step + 1}: the loss is {loss} although every trained weight is finite; training stopped and "
-            f"the last good checkpoint stays ({self._advice()})"
-        )
-
-    def _update(self, norm: float) -> bool:
-        """One optimiser step; False where it was skipped (fp16 overflow)."""
-        precision = self.learner.precision
-        if not math.isfinite(norm):
-            name = precision.broken_gradient()
-            if self.config.precision == "fp16":
-                precision.scale.overflowed(self.step + 1, name or "the whole")
-                return False
-            raise UserError(
-                f"step {self.step + 1}: the gradient of {name or 'the whole model'} is not finite; training stopped "
-                f"and the last good checkpoint stays ({self._advice()})"
-            )
-        set_rate(self._optimisers, factor(self._schedule, self.step, self.steps))
-        for optimiser in self._optimisers:
-            optimiser.step()
-        precision.updated()
-        if self.config.precision == "fp16":
-            precision.scale.passed()
-        return True
-
-    def _advice(self) -> str:
-        return "lower optim.lr" + ("" if self.config.precision == "fp32" else ", or use precision = fp32")
-
     def _note(self, loss: float, norm: float, made: bool, seconds: float, done: int, tokens: int) -> None:
-        scale = self.learner.precision.scale
-        more = {"loss_scale": scale.value, "skipped": scale.skipped} if self.config.precision == "fp16" else {}
         self._journal.write(
             "step",
             self.step,
             loss=loss,
-            grad_norm=norm if math.isfinite(norm) else None,
-            lr=self._optimisers[-1].param_groups[0]["lr"] if made else 0.0,
+            **self._updates.row(norm, made),
             tokens=self.tokens,
             learned=self.learned,
             tokens_per_s=tokens / max(seconds, 1e-9),
             eta_s=(self.steps - self.step) * seconds / done,
             epochs=self._packer.epochs,
-            **more,
         )
 
     @torch.no_grad()
@@ -230,10 +192,7 @@ class SftTrainer:
             right += int((logits_LV.argmax(-1).cpu() == torch.from_numpy(pack.targets)).sum())
             count += len(pack.targets)
         if not math.isfinite(nats):
-            raise UserError(
-                f"step {self.step}: the held-out loss is {nats}; training stopped and the last good checkpoint stays "
-                f"({self._advice()})"
-            )
+            raise self._updates.stopped(self.step, f"the held-out loss is {nats}")
         if count:
             self.held = {"loss": nats / weight, "accuracy": right / count}
             self._journal.write("held_out_runs", self.step, **self.held)
@@ -252,7 +211,7 @@ class SftTrainer:
             "held": self.held,
             "practice": self.practice,
         }
-        groups = {"model": self.learner.kept(), "optimiser": state_tensors(self._optimisers, self._names)}
+        groups = {"model": self.learner.kept(), "optimiser": self._updates.state()}
         folder = self.out / CHECKPOINTS
         with storing(folder):
             return checkpoint.save(folder, Checkpoint(self.step, groups, meta), keep=self.config.keep)
@@ -261,7 +220,7 @@ class SftTrainer:
         saved = checkpoint.load(path)
         self._check_continues(saved, path)
         checkpoint.load_tensors(self.learner.kept(), saved.groups["model"], str(path))
-        load_state_tensors(self._optimisers, self._names, saved.groups["optimiser"])
+        self._updates.restore(saved.groups["optimiser"])
         meta = saved.meta
         self.learner.precision.updated()
         self.learner.precision.scale.restore(meta["loss_scale"])

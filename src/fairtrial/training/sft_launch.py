@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairtrial.core.clock import Clock
 from fairtrial.models.native.kind import NativeSettings
-from fairtrial.training.journal import Watcher
+from fairtrial.training.session import Session
 from fairtrial.training.sft import SftEnded, SftTrainer
 from fairtrial.training.sft_data import load_rows, packs_in
 from fairtrial.training.sft_learners import open_learner
@@ -34,35 +32,12 @@ class Launched:
     """What to write for `model` to use it: KIND:FOLDER, or a table with the adapter."""
 
 
-def launch(
-    config: SftConfig,
-    base: Path,
-    out: Path,
-    *,
-    where: str,
-    clock: Clock,
-    watcher: Watcher,
-    phase: Callable[[str], None],
-    stop: Callable[[], bool] = lambda: False,
-) -> Launched:
-    """Train in the folder `out`, or go on there.
-
-    Args:
-        config: What to train on what.
-        base: Where its relative paths start from.
-        out: Folder of the run; exists.
-        where: What messages call the configuration.
-        clock: For tokens/s and ETA.
-        watcher: Is shown every row of metrics.jsonl.
-        phase: Is told what is happening before training begins.
-        stop: Asked after each step whether to save and leave.
-
-    Raises:
-        UserError, StorageError: See `SftTrainer.run` and `load_rows`.
-    """
-    settings = learner_settings(config, where)
+def launch(config: SftConfig, session: Session) -> Launched:
+    """Train in the session's folder. Raises UserError and StorageError: see `SftTrainer.run` and `load_rows`."""
+    base, out, clock, phase = session.base, session.out, session.clock, session.phase
+    settings = learner_settings(config, session.where)
     data_paths(config, base)
-    ground = None if config.practice is None else Ground(config, config.practice, base, clock, where)
+    ground = None if config.practice is None else Ground(config, config.practice, base, clock, session.where)
     phase("loading the model")
     learner = open_learner(config, settings, base)
     phase("reading the runs")
@@ -79,10 +54,8 @@ def launch(
         f"{parameters:,} trained parameters, {about['rows']} samples with {about['tokens']:,} tokens, "
         f"{about['learned']:,} of them learned, {about['held_out']} held out, {config.precision}"
     )
-    trainer = SftTrainer(
-        config, steps, learner, rows, out, clock, watcher, stop, None if ground is None else ground.play
-    )
-    ended = trainer.run()
+    play = None if ground is None else ground.play
+    ended = SftTrainer(config, steps, learner, rows, out, clock, session.watcher, session.stop, play).run()
     product = learner.publish(out) if ended.finished else None
     adapter = config.method == "lora"
     kind = "native" if isinstance(settings, NativeSettings) else "hf"
