@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fairtrial.agents.accounting import Estimate, Fact, account, visited
 from fairtrial.agents.context.opening import open_policy
-from fairtrial.agents.episode_findings import findings
+from fairtrial.agents.episode_findings import findings, measured, measures
 from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
 from fairtrial.agents.oracle_player import OracleModel, OracleSettings
@@ -197,7 +197,7 @@ class EpisodeTrial:
                 if spec is None:
                     continue
                 if _oracle(spec, where) is None:
-                    if isinstance(spec, str) and ":" not in spec:
+                    if isinstance(spec, str) and ":" not in spec and spec not in registry.names("models"):
                         raise UserError(f'{where}: "{spec}" is neither KIND:TEXT nor "{ORACLE}", the world\'s own')
                     check_model(spec, base, where=where)
                 elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
@@ -237,6 +237,16 @@ class EpisodeTrial:
         if mine.skills != "none":
             facts["skills"] = _shown(mine.skills)
         return facts | {f"differs: {name}": _shown(getattr(mine, name)) for name in mine.differs}
+
+    def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
+        """The world's scores, what is counted of each run, and the numbers among the episodes' facts."""
+        world, episodes = self._episodes(_suite(suite), base)
+        scores = {name for episode in episodes.values() for name in world.grade(episode, None, ())}
+        return measures([episode.facts for episode in episodes.values()], scores)
+
+    def measured(self, record: Record) -> Mapping[str, float]:
+        """What was counted of a run, and its episode's facts."""
+        return measured(record)
 
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]

@@ -16,12 +16,12 @@ def model_settings(spec: str | Mapping[str, Any], *, where: str = "model") -> tu
     """The kind and its settings. Raises UserError, prefixed with `where`, for an unknown kind or setting.
 
     A text is KIND:TEXT (`scripted:replies.toml`, `native:runs/model`, `openai:gpt-x`), TEXT being the kind's main
-    setting; a table has `kind` and the kind's settings.
+    setting, or KIND alone where that setting may be left out (`tiny`); a table has `kind` and the kind's settings.
     """
     if isinstance(spec, str):
         kind_name, colon, text = spec.partition(":")
         table: dict[str, Any] = {}
-        if not colon or not text:
+        if not text and (colon or not _stands_alone(kind_name, where)):
             kinds = ", ".join(f"{name}:..." for name in registry.names("models"))
             raise UserError(f'{where}: "{spec}" is not KIND:TEXT; known kinds: {kinds}')
     else:
@@ -30,9 +30,17 @@ def model_settings(spec: str | Mapping[str, Any], *, where: str = "model") -> tu
         if not kind_name:
             raise UserError(f'{where}: "kind" is required; known: {", ".join(registry.names("models"))}')
     kind: ModelKind = registry.load("models", kind_name, where=where)
-    if text is not None:
+    if text:
         table[kind.argument] = text
     return kind, parse(kind.settings_type, table, where=where)
+
+
+def _stands_alone(name: str, where: str) -> bool:
+    """Whether a kind of this name needs no main setting. Raises UserError for one that cannot be loaded."""
+    if name not in registry.names("models"):
+        return False
+    kind: ModelKind = registry.load("models", name, where=where)
+    return not kind.settings_type.model_fields[kind.argument].is_required()
 
 
 def check_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> None:

@@ -1,0 +1,1 @@
+"""The kind `tiny`: small models that ship with the package, one for each way of working."""

@@ -1,0 +1,77 @@
+"""The kind `tiny`: `tiny` chooses the habit from each prompt, `tiny:fold` always takes one. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from fairtrial.core.config import Config
+from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.models.embedded import index
+
+if TYPE_CHECKING:
+    from fairtrial.models.embedded.model import EmbeddedModel
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""The folder that ships with the package."""
+_NEEDED = ("torch", "tokenizers", "safetensors", "llguidance")
+
+
+class TinySettings(Config):
+    """How the embedded model is opened."""
+
+    path: str | None = Field(default=None, min_length=1)
+    """A folder of habits (see `index`), such as a retraining wrote; None: the one that ships."""
+    habit: str | None = Field(default=None, min_length=1)
+    """Answers every request; None: each request is answered by the habit whose rules are most like its own."""
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Requests of one habit that decode together; more of them wait."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Of torch, for one step of one habit."""
+    exact: bool = False
+    """Bitwise the same whatever else is in the batch and however a prompt was read; slower, one thread."""
+
+    @model_validator(mode="after")
+    def _exact_is_alone(self) -> TinySettings:
+        if self.exact and self.threads > 1:
+            raise ValueError("exact needs threads = 1: with several, products round differently")
+        return self
+
+
+class Tiny:
+    """Opens the embedded model."""
+
+    settings_type: type[Config] = TinySettings
+    argument = "habit"
+
+    @staticmethod
+    def check(settings: Any, base: Path) -> None:
+        """Whether torch is there, the folder is whole, and it has the habit."""
+        _found(settings, base)
+
+    @staticmethod
+    def open(settings: Any, base: Path) -> EmbeddedModel:
+        """The model; its weights are read when a habit is first asked. Raises UserError in one line."""
+        folder, found = _found(settings, base)
+        from fairtrial.models.embedded.model import EmbeddedModel
+
+        return EmbeddedModel(folder, found, settings)
+
+
+def _found(settings: TinySettings, base: Path) -> tuple[Path, index.Index]:
+    """The folder and its index. Raises UserError."""
+    if missing := next((name for name in _NEEDED if importlib.util.find_spec(name) is None), None):
+        raise UserError(f'tiny needs {missing}, which is not installed: pip install "fairtrial[local]"')
+    if settings.path is None and not (WEIGHTS / index.FILE).is_file():
+        raise UserError('this installation ships no weights of tiny; give path = "FOLDER" of your own')
+    folder = WEIGHTS if settings.path is None else base / Path(settings.path).expanduser()
+    found = index.load(folder)
+    if settings.habit is not None and settings.habit not in found.habits:
+        hint = did_you_mean(settings.habit, found.habits)
+        if (base / Path(settings.habit).expanduser()).is_dir():
+            hint = f'; a folder is given as path = "{settings.habit}"'
+        raise UserError(f'tiny has no habit "{settings.habit}"{hint}')
+    return folder, found
