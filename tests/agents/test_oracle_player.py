@@ -8,6 +8,7 @@ import pytest
 
 from fairtrial.agents.accounting import Estimate
 from fairtrial.agents.context.opening import open_policy
+from fairtrial.agents.episode import EpisodeArm, EpisodeSuite, EpisodeTrial
 from fairtrial.agents.log import Called, Folded, Planned, Rejected
 from fairtrial.agents.oracle_player import OracleModel, OraclePlayer, OracleSettings
 from fairtrial.agents.planners.opening import open_planner
@@ -269,3 +270,15 @@ def test_it_opens_as_a_model_of_a_world():
     model = OraclePlayer.open(OracleSettings(world={"id": "wiki", "n": 2}), Path())
     _, scores = play(world(n=2), "append", "react", model=model)
     assert share(scores) == 1.0
+
+
+def test_a_world_without_pages_is_refused_before_anything_runs():
+    with pytest.raises(UserError, match=r'looks pages up with search or visit.*kind = "follower"'):
+        OraclePlayer.open(OracleSettings(world={"id": "recipes", "n": 2}), Path())
+    suite = EpisodeSuite(world={"id": "recipes", "n": 2})
+    for arm in (
+        {"model": "oracle"},
+        {"model": {"kind": "follower"}, "reader": {"kind": "oracle"}, "differs": ("reader",)},
+    ):
+        with pytest.raises(UserError, match=r'arm "a": (model|reader) = "oracle": it looks pages up'):
+            EpisodeTrial().check(suite, {"a": EpisodeArm(**arm)}, Path())

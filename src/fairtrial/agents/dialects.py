@@ -9,13 +9,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from fairtrial.agents.accounting import Estimate
+from fairtrial.agents.accounting import Estimate, text_of
+from fairtrial.agents.context.folding import Folding, blocks_in, range_in
 from fairtrial.agents.context.policy import ContextPolicy, Count
+from fairtrial.agents.log import Block
 from fairtrial.agents.planners.planner import Planner
 from fairtrial.core import registry
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
 from fairtrial.core.ids import canonical_json, digest
+from fairtrial.models.model import Message
 
 Spec = Mapping[str, Any]
 """What a user would write for it: `id` and, where it is not the default, the dialect."""
@@ -72,6 +75,31 @@ def to_read(asked: str) -> tuple[str, str] | None:
         return None
     question, _, document = asked.removeprefix("Question: ").partition(_DOCUMENT)
     return question, document
+
+
+@dataclass(frozen=True, slots=True)
+class ToFold:
+    """What a prompt under a folding policy shows, and what is to be folded of it."""
+
+    at: int
+    """Index of the message with the question and the blocks."""
+    blocks: Sequence[Block]
+    latest: int
+    """The last step, which has no block yet."""
+    imposed: int | None
+    """Where the range begins that the prompt states; None: the model chooses."""
+    whole: bool
+    """Whether there is one block only, which every fold writes anew."""
+
+
+def to_fold(policy: ContextPolicy, messages: Sequence[Message]) -> ToFold | None:
+    """What a turn folds; None where its policy folds nothing, or nothing was done yet."""
+    at = next(index for index, message in enumerate(messages) if message.role == "user")
+    blocks, latest = blocks_in(messages[at].content)
+    if not isinstance(policy, Folding) or latest is None:
+        return None
+    imposed = range_in("\n".join(text_of(message) for message in messages[at:]))
+    return ToFold(at, blocks, latest, None if imposed is None else imposed[0], policy.tag == "memory")
 
 
 def planners() -> Iterator[tuple[Spec, Planner]]:

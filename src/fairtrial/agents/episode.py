@@ -21,7 +21,7 @@ from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.episode_findings import findings, measured, measures
 from fairtrial.agents.execute import Mode
 from fairtrial.agents.log import Answered, Limited, Log
-from fairtrial.agents.oracle_player import OracleModel, OracleSettings
+from fairtrial.agents.oracle_player import OracleModel, OracleSettings, unplayable
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.reader import Reader, derived_seed
 from fairtrial.agents.recording import dump_log, trajectory_of
@@ -183,12 +183,11 @@ class EpisodeTrial:
         """Refuse unknown parts, unequal limits, and an oracle where the world knows no gold plan."""
         common, mine = _suite(suite), {name: _arm(arm) for name, arm in arms.items()}
         check_equal(common, mine)
-        _, episodes = self._episodes(common, base)
+        world, episodes = self._episodes(common, base)
         for name, arm in mine.items():
             settings, model = effective(common, arm), model_of(common, arm, f'arm "{name}"')
             _check_streaming(arm, settings, model, f'arm "{name}"')
-            skills = check_skills(arm.skills, self._episodes(common, base)[0], list(episodes.values()),
-                                  f'arm "{name}": skills')  # fmt: skip
+            skills = check_skills(arm.skills, world, list(episodes.values()), f'arm "{name}": skills')
             creator = skills.creator or (model if skills.id in WRITTEN else None)
             if creator is not None and _oracle(creator, f'arm "{name}"') is not None:
                 raise UserError(f'arm "{name}": skills: the oracle writes no skills; name a creator that can')
@@ -200,8 +199,8 @@ class EpisodeTrial:
                     if isinstance(spec, str) and ":" not in spec and spec not in registry.names("models"):
                         raise UserError(f'{where}: "{spec}" is neither KIND:TEXT nor "{ORACLE}", the world\'s own')
                     check_model(spec, base, where=where)
-                elif blind := [episode.info.id for episode in episodes.values() if not episode.plan]:
-                    raise UserError(f'{where} = "oracle": {len(blind)} episodes have no gold plan, such as {blind[0]}')
+                elif (reason := unplayable(world, list(episodes.values()))) is not None:
+                    raise UserError(f'{where} = "oracle": {reason}')
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """The right answer must be graded 1, and no answer 0."""

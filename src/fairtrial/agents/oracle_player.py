@@ -12,46 +12,40 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fairtrial.agents.accounting import Estimate, text_of
+from fairtrial.agents.accounting import text_of
 from fairtrial.agents.context import rendering
-from fairtrial.agents.context.folding import Folding, blocks_in, range_in
-from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.policy import ContextPolicy
-from fairtrial.agents.dialects import Voice, Voices, offered, to_read
+from fairtrial.agents.dialects import Voice, offered, to_fold, to_read
 from fairtrial.agents.gold import Beliefs, Gold
 from fairtrial.agents.log import Block, Folded
-from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan, Ref
 from fairtrial.agents.planners.planner import Move, Planner
 from fairtrial.agents.reader import NAME as READ
-from fairtrial.core.clock import Timer
-from fairtrial.core.config import Config
+from fairtrial.agents.scripted_player import PlayerSettings, Said, ScriptedPlayer
+from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.core.errors import UserError
-from fairtrial.core.ids import canonical_json, digest
-from fairtrial.core.limits import Usage
-from fairtrial.models.model import Delta, Feature, Message, Pair, Reply, Request, Score, ToolCall, UnsupportedError
-from fairtrial.tasks.worlds.world import Episode, GoldStep
+from fairtrial.core.ids import canonical_json
+from fairtrial.models.model import Message, Request, ToolCall
+from fairtrial.tasks.worlds.world import Episode, GoldStep, World
 
+_LOOKS = frozenset({"search", "visit"})
 _NOTHING = "nothing found yet"
 _QUESTION = "### Question\n"
 _TOO_MANY = re.compile(r"\[rejected: (?:tool-limit|too-many-nodes)\]")
 _SYLLABLES = ("ba", "de", "ki", "lo", "mu", "na", "re", "si", "to", "vu")
 
 
-class OracleSettings(Config):
+class OracleSettings(PlayerSettings):
     """How the oracle plays."""
 
     world: str | dict[str, Any] | None = None
     """The world whose episodes it knows, as in [suite]; a study that plays a world's own oracle needs none."""
-    planner: str | dict[str, Any] | None = None
-    """None: recognised by its rules in the system message; likewise the policy."""
-    policy: str | dict[str, Any] | None = None
     plan: Literal["parallel", "sequential"] = "parallel"
     """parallel: all calls at once that the planner can say, through readers where they are offered; sequential: one."""
     look: Literal["visit", "search"] = "visit"
@@ -66,10 +60,6 @@ class OracleSettings(Config):
     """Probability that a turn breaks the format."""
     wrong: float = Field(default=0.0, ge=0, le=1)
     """Probability that a value is written down wrong: in notes, answers, and as a reader."""
-    seed: int = 0
-    """Of slips and wrong values, with the request's own seed."""
-    characters_per_token: float = Field(default=4.0, gt=0)
-    """For usage: it has no tokens."""
 
 
 class OraclePlayer:
@@ -85,20 +75,35 @@ class OraclePlayer:
 
     @staticmethod
     def open(settings: OracleSettings, base: Path) -> OracleModel:
-        """The model. Raises UserError for a world, planner or policy that there is not."""
+        """The model. Raises UserError for a planner, policy or world that there is not, or that it cannot play."""
         from fairtrial.agents.episode import open_world
 
         if settings.world is None:
             raise UserError('oracle-player: "world" is required: the oracle knows the gold plans of its episodes')
-        return OracleModel(open_world(settings.world, base).episodes(), settings)
+        world = open_world(settings.world, base)
+        episodes = world.episodes()
+        if (reason := unplayable(world, episodes)) is not None:
+            raise UserError(f"oracle-player: {reason}")
+        return OracleModel(episodes, settings)
 
 
-class OracleModel:
+def unplayable(world: World, episodes: Sequence[Episode]) -> str | None:
+    """Why the oracle cannot play a world; None where it can: there are gold plans, and pages to look up."""
+    if blind := [episode.info.id for episode in episodes if not episode.plan]:
+        return f"{len(blind)} episodes have no gold plan, such as {blind[0]}"
+    names = [function.name for function in world.functions(episodes[0], SimulatedClock(), 0)]
+    if _LOOKS.isdisjoint(names):
+        return (
+            f"it looks pages up with search or visit, and the world's tools are {', '.join(names) or 'none'}; "
+            'name a model that does without, such as kind = "follower" for the world "recipes"'
+        )
+    return None
+
+
+class OracleModel(ScriptedPlayer):
     """A model that knows the episodes. `planner` and `policy` go before what the settings name."""
 
     name = "oracle-player"
-    features: frozenset[Feature] = frozenset({"seed", "tools"})
-    context: int | None = None
 
     def __init__(
         self,
@@ -110,7 +115,7 @@ class OracleModel:
     ) -> None:
         """Raises UserError where an episode has no gold plan, and for a planner or policy that there is not."""
         self.settings = settings or OracleSettings()
-        self._count = Estimate(self.settings.characters_per_token)
+        super().__init__(self.settings, planner=planner, policy=policy)
         self._golds: dict[str, Gold] = {}
         self._steps: dict[str, list[tuple[Gold, GoldStep]]] = {}
         for episode in episodes:
@@ -119,40 +124,13 @@ class OracleModel:
             gold = self._golds[episode.question] = Gold(episode)
             for step in episode.plan:
                 self._steps.setdefault(gold.asked(step), []).append((gold, step))
-        given = self.settings
-        planner = planner or (None if given.planner is None else open_planner(given.planner))
-        policy = policy or (None if given.policy is None else open_policy(given.policy, self._count))
-        self._voices = Voices(self._count, planner, policy)
 
-    async def generate(
-        self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
-    ) -> Reply:
+    def _draws_from(self, messages: Sequence[Message]) -> list[str]:
+        """All that was said: each turn slips by itself."""
+        return [json.dumps([text_of(message) for message in messages])]
+
+    def _reply(self, request: Request, messages: Sequence[Message], rng: random.Random) -> Said:
         """The next turn, summary or reading. Raises UserError for a question that is not its world's."""
-        if request.messages is None:
-            raise UnsupportedError("oracle-player answers conversations, not texts or token ids; give messages")
-        said = json.dumps([text_of(message) for message in request.messages])
-        rng = random.Random(digest(canonical_json([self.settings.seed, request.sampling.seed, said])))  # noqa: S311
-        text, calls = self._reply(request, request.messages, rng)
-        message = Message(role="assistant", content=text, tool_calls=calls)
-        if on_delta is not None:
-            on_delta(Delta(text=text))
-        usage = Usage(
-            calls=1,
-            input_tokens=self._count(request.messages),
-            output_tokens=self._count.tokens(text_of(message)),
-        )
-        return Reply(message, "tool_calls" if calls else "stop", self.name, usage=usage)
-
-    async def score(self, pairs: Sequence[Pair]) -> list[Score]:
-        """It has no probabilities. Raises UnsupportedError."""
-        raise UnsupportedError("oracle-player cannot score texts; use a model with log-probabilities")
-
-    async def close(self) -> None:
-        """Nothing to release."""
-
-    def _reply(
-        self, request: Request, messages: Sequence[Message], rng: random.Random
-    ) -> tuple[str, tuple[ToolCall, ...]]:
         first = next((message.content for message in messages if message.role == "user"), "")
         if (asked := to_read(first)) is not None:
             return self._read(*asked, rng), ()
@@ -262,21 +240,20 @@ class OracleModel:
         self, policy: ContextPolicy, gold: Gold, messages: Sequence[Message], rng: random.Random
     ) -> Folded | None:
         """The fold of this turn, if the policy wants one: what its range still holds of what is needed."""
-        at = next(index for index, message in enumerate(messages) if message.role == "user")
-        prompt = messages[at].content
-        blocks, latest = blocks_in(prompt)
-        if not isinstance(policy, Folding) or latest is None:
+        asked = to_fold(policy, messages)
+        if asked is None:
             return None
-        later = [text_of(message) for message in messages[at + 1 :]]
+        prompt, latest = messages[asked.at].content, asked.latest
+        later = [text_of(message) for message in messages[asked.at + 1 :]]
         step = "\n".join([prompt[prompt.rindex(f"**[Step {latest}]**") :], *later])
         whole = "\n".join([prompt.replace(gold.episode.question, "", 1), *later])
-        imposed = range_in("\n".join([prompt, *later]))
-        if policy.tag == "memory":
+        if asked.whole:
             return Folded(0, latest, self._notes(gold, Beliefs(gold, whole), rng))
-        start = imposed[0] if imposed else 0 if len(blocks) >= self.settings.blocks else latest
+        chosen = 0 if len(asked.blocks) >= self.settings.blocks else latest
+        start = chosen if asked.imposed is None else asked.imposed
         if start == latest:
             return Folded(latest, latest, self._notes(gold, Beliefs(gold, step), rng))
-        kept = "\n".join(_texts(blocks, start))
+        kept = "\n".join(_texts(asked.blocks, start))
         return Folded(start, latest, self._notes(gold, Beliefs(gold, f"{kept}\n{step}"), rng))
 
     def _notes(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
@@ -304,7 +281,7 @@ class OracleModel:
             return str(int(value) + 1 + rng.randrange(9))
         return value[:-2] + rng.choice([syllable for syllable in _SYLLABLES if syllable != value[-2:]])
 
-    def _slipped(self, text: str, calls: tuple[ToolCall, ...], rng: random.Random) -> tuple[str, tuple[ToolCall, ...]]:
+    def _slipped(self, text: str, calls: tuple[ToolCall, ...], rng: random.Random) -> Said:
         """The turn, or now and then one that cannot be read: it breaks off."""
         if rng.random() >= self.settings.slip:
             return text, calls

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from fairtrial.agents.accounting import Estimate, text_of
+from fairtrial.agents.accounting import text_of
 from fairtrial.agents.context import rendering
-from fairtrial.agents.context.folding import Folding, blocks_in, range_in
-from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.policy import ContextPolicy
-from fairtrial.agents.dialects import Voice, Voices, offered
+from fairtrial.agents.dialects import Voice, offered, to_fold
 from fairtrial.agents.log import Folded
-from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan
 from fairtrial.agents.planners.planner import Move
+from fairtrial.agents.scripted_player import PlayerSettings, Said, ScriptedPlayer
 from fairtrial.agents.skills.disclosure import NAME as READ_SKILL
-from fairtrial.core.clock import Timer
-from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError
-from fairtrial.core.ids import canonical_json, digest
-from fairtrial.core.limits import Usage
-from fairtrial.models.model import Delta, Feature, Message, Pair, Reply, Request, Score, ToolCall, UnsupportedError
+from fairtrial.models.model import Message, Request
 from fairtrial.tasks.worlds.recipes_steps import ITEMS, Ask, State, Step
 from fairtrial.tasks.worlds.recipes_texts import STEPS_FILE, read_recipe
 
@@ -42,20 +36,13 @@ _IS = re.compile(rf"\b({'|'.join(ITEMS)}) is ({'|'.join(ITEMS)})\b")
 _NONE = "nothing found yet"
 
 
-class FollowerSettings(Config):
+class FollowerSettings(PlayerSettings):
     """How the follower plays."""
 
-    planner: str | dict[str, Any] | None = None
-    """None: recognised by its rules in the system message; likewise the policy."""
-    policy: str | dict[str, Any] | None = None
     slip: float = Field(default=0.0, ge=0, le=1)
     """Probability that a step is passed over."""
     working: bool = True
     """Whether it writes down the list after each step, as thinking."""
-    seed: int = 0
-    """Of slips and guesses, with the request's own seed."""
-    characters_per_token: float = Field(default=4.0, gt=0)
-    """For usage: it has no tokens."""
 
 
 class Follower:
@@ -112,47 +99,18 @@ class _Known:
         return "\n".join([*texts, *(f"{item} is {value} ." for item, value in self.table.items())]) or _NONE
 
 
-class FollowerModel:
+class FollowerModel(ScriptedPlayer):
     """A model that follows texts."""
 
     name = "follower"
-    features: frozenset[Feature] = frozenset({"seed", "tools"})
-    context: int | None = None
 
     def __init__(self, settings: FollowerSettings | None = None) -> None:
+        """Raises UserError for a planner or policy that there is not."""
         self.settings = settings or FollowerSettings()
-        self._count = Estimate(self.settings.characters_per_token)
-        given = self.settings
-        planner = None if given.planner is None else open_planner(given.planner)
-        policy = None if given.policy is None else open_policy(given.policy, self._count)
-        self._voices = Voices(self._count, planner, policy)
+        super().__init__(self.settings)
 
-    async def generate(
-        self, request: Request, *, on_delta: Callable[[Delta], None] | None = None, timer: Timer | None = None
-    ) -> Reply:
+    def _reply(self, request: Request, messages: Sequence[Message], rng: random.Random) -> Said:
         """The next turn or summary. Raises UserError for a question that is not of recipes."""
-        if request.messages is None:
-            raise UnsupportedError("follower answers conversations, not texts or token ids; give messages")
-        rng = random.Random(digest(canonical_json([self.settings.seed, request.sampling.seed])))  # noqa: S311
-        text, calls = self._reply(request, request.messages, rng)
-        message = Message(role="assistant", content=text, tool_calls=calls)
-        if on_delta is not None:
-            on_delta(Delta(text=text))
-        usage = Usage(
-            calls=1, input_tokens=self._count(request.messages), output_tokens=self._count.tokens(text_of(message))
-        )
-        return Reply(message, "tool_calls" if calls else "stop", self.name, usage=usage)
-
-    async def score(self, pairs: Sequence[Pair]) -> list[Score]:
-        """It has no probabilities. Raises UnsupportedError."""
-        raise UnsupportedError("follower cannot score texts; use a model with log-probabilities")
-
-    async def close(self) -> None:
-        """Nothing to release."""
-
-    def _reply(
-        self, request: Request, messages: Sequence[Message], rng: random.Random
-    ) -> tuple[str, tuple[ToolCall, ...]]:
         said = "\n".join(text_of(message) for message in messages)
         first = next(index for index, message in enumerate(messages) if message.role == "user")
         known = _read(said, "\n".join(text_of(message) for message in messages[first:]))
@@ -166,11 +124,11 @@ class FollowerModel:
         if plan is not None:
             text, calls = _said(voice, plan)
             fold = self._fold(voice.policy, known, messages)
-            return _write(voice.policy, fold, "I look up what I need.", "") + text, calls
+            return voice.policy.write(fold, "I look up what I need.", "") + text, calls
         state = self._follow(known, lambda item: known.table.get(item, item), rng)
         text, calls = voice.planner.write(Move(answer=" ".join(state)))
         thinking = "\n".join(known.working) if self.settings.working else ""
-        return _write(voice.policy, None, "This is what the steps come to.", thinking) + text, calls
+        return voice.policy.write(None, "This is what the steps come to.", thinking) + text, calls
 
     def _plan(self, known: _Known, voice: Voice, said: str) -> Plan | None:
         """What to read or look up next; None where nothing is left that could be."""
@@ -212,12 +170,10 @@ class FollowerModel:
 
     def _fold(self, policy: ContextPolicy, known: _Known, messages: Sequence[Message]) -> Folded | None:
         """Everything that is known, wherever the policy wants it."""
-        at = next(index for index, message in enumerate(messages) if message.role == "user")
-        _, latest = blocks_in(messages[at].content)
-        if not isinstance(policy, Folding) or latest is None:
+        asked = to_fold(policy, messages)
+        if asked is None:
             return None
-        imposed = range_in("\n".join(text_of(message) for message in messages[at:]))
-        return Folded(0 if policy.tag == "memory" else imposed[0] if imposed else 0, latest, known.notes())
+        return Folded(0 if asked.whole else asked.imposed or 0, asked.latest, known.notes())
 
     @staticmethod
     def _skill(known: _Known) -> str:
@@ -241,14 +197,9 @@ def _read(said: str, after: str) -> _Known:
     return _Known(names, tuple(match[2].split()), recipes, dict(_IS.findall(acted)), acted)
 
 
-def _said(voice: Voice, plan: Plan) -> tuple[str, tuple[ToolCall, ...]]:
+def _said(voice: Voice, plan: Plan) -> Said:
     """The plan in the planner's words; its first call where the planner makes one at a time."""
     try:
         return voice.planner.write(Move(plan=plan))
     except ValueError:
         return voice.planner.write(Move(plan=Plan(plan.nodes[:1])))
-
-
-def _write(policy: ContextPolicy, fold: Folded | None, why: str, thinking: str) -> str:
-    writer: Any = policy
-    return writer.write(fold, why, thinking)
