@@ -18,13 +18,15 @@ from model_server import served
 from pydantic import ValidationError
 
 from fairtrial.agents.context.opening import open_policy
+from fairtrial.agents.episode import EpisodeTrial
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.tools.tool import Tool
+from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
 from fairtrial.models.embedded import routing
 from fairtrial.models.embedded.index import Habit, load, write_index
-from fairtrial.models.embedded.kind import Tiny, TinySettings
+from fairtrial.models.embedded.kind import WEIGHTS, Tiny, TinySettings
 from fairtrial.models.embedded.model import EmbeddedModel
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling
 from fairtrial.models.native.model import digest
@@ -276,8 +278,7 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line_before_anything_is_op
 
     Tiny.check(TinySettings(path="whole"), tmp_path)
     assert "did you mean" in problem(habit="flod") and '"fold"' in problem(habit="flod")
-    assert problem(habit="whole").endswith('; a folder is given as path = "whole"')
-    assert "no such folder" in problem(path="nowhere")
+    assert problem(path="fold").endswith('/fold: no such folder; a habit is given as habit = "NAME"')
     assert "it is a native model" in problem(path="whole/fold")
     for text, said in (
         ("{", "not valid JSON"),
@@ -315,28 +316,26 @@ def test_a_model_that_is_too_small_for_the_tokenizer_is_named_when_it_is_asked(t
 
 
 def test_tiny_is_a_model_by_its_name_alone_and_needs_weights(folder: Path):
-    """`tiny`, `tiny:fold` and a table, as they stand in a study; without weights one line says what to do."""
-    for spec in ({"kind": "tiny", "path": str(folder)}, {"kind": "tiny", "path": str(folder), "habit": "fold"}):
-        check_model(spec, Path())
-        model = open_model(spec, Path())
-        assert model.name in ("tiny", "tiny:fold")
+    """As it stands in a study; a tree without weights says so in one line."""
+    specs: tuple[tuple[str | dict[str, Any], str], ...] = (
+        (f"tiny:{folder}", "tiny"),
+        ({"kind": "tiny", "path": folder.name}, "tiny"),
+        ({"kind": "tiny", "path": folder.name, "habit": "fold"}, "tiny:fold"),
+    )
+    for spec, name in specs:
+        check_model(spec, folder.parent)
+        model = open_model(spec, folder.parent)
+        assert model.name == name
         asyncio.run(model.close())
-    for spec in ("tiny", "tiny:append"):
-        _opens_or_lacks_weights(spec)
+    for shipped in ("tiny", {"kind": "tiny"}):
+        if (WEIGHTS / "index.json").is_file():
+            check_model(shipped, Path())
+        else:
+            with pytest.raises(UserError, match=r"^arm: this installation ships no weights of tiny; name a folder"):
+                check_model(shipped, Path(), where="arm")
     for spec in ("native", "tiny:", "nothing"):
         with pytest.raises(UserError, match=f'arm: "{spec}" is not KIND:TEXT; known kinds: .*tiny:'):
             check_model(spec, Path(), where="arm")
-
-
-def _opens_or_lacks_weights(spec: str) -> None:
-    """As shipped, this checks; from a tree without weights it says so."""
-    from fairtrial.models.embedded.kind import WEIGHTS
-
-    if (WEIGHTS / "index.json").is_file():
-        check_model(spec, Path(), where="arm")
-        return
-    with pytest.raises(UserError, match=r'^arm: this installation ships no weights of tiny; give path = "FOLDER"'):
-        check_model(spec, Path(), where="arm")
 
 
 def test_without_torch_one_line_names_the_extra(folder: Path):
@@ -368,3 +367,19 @@ def test_over_http_the_rules_of_a_request_choose_the_habit(folder: Path):
             messages[0]["content"] = rules("fold", "react", SEARCH)
             messages[1]["content"] = "Name 7 ." * 600
             client.chat.completions.create(model="tiny", messages=messages)
+
+
+def test_an_arm_of_a_study_may_say_tiny_and_nothing_else(tmp_path: Path):
+    trial = EpisodeTrial()
+    suite = parse(trial.suite_settings, {"world": {"id": "wiki", "n": 1}}, where="[suite]")
+
+    def check(model: Any) -> None:
+        trial.check(suite, {"a": parse(trial.arm_settings, {"model": model}, where="a")}, tmp_path)
+
+    if (WEIGHTS / "index.json").is_file():
+        check("tiny")
+    else:
+        with pytest.raises(UserError, match='arm "a": model: this installation ships no weights of tiny'):
+            check("tiny")
+    with pytest.raises(UserError, match='arm "a": model: "tinny" is neither KIND:TEXT nor "oracle"'):
+        check("tinny")

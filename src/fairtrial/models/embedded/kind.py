@@ -1,4 +1,4 @@
-"""The kind `tiny`: `tiny` chooses the habit from each prompt, `tiny:fold` always takes one. No torch here."""
+"""The kind `tiny`: `tiny` is the folder that ships with the package, `tiny:FOLDER` one of your own. No torch here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tiny:
     """Opens the embedded model."""
 
     settings_type: type[Config] = TinySettings
-    argument = "habit"
+    argument = "path"
 
     @staticmethod
     def check(settings: Any, base: Path) -> None:
@@ -66,12 +66,11 @@ def _found(settings: TinySettings, base: Path) -> tuple[Path, index.Index]:
     if missing := next((name for name in _NEEDED if importlib.util.find_spec(name) is None), None):
         raise UserError(f'tiny needs {missing}, which is not installed: pip install "fairtrial[local]"')
     if settings.path is None and not (WEIGHTS / index.FILE).is_file():
-        raise UserError('this installation ships no weights of tiny; give path = "FOLDER" of your own')
+        raise UserError("this installation ships no weights of tiny; name a folder of your own (tiny:FOLDER)")
     folder = WEIGHTS if settings.path is None else base / Path(settings.path).expanduser()
+    if settings.path is not None and not folder.is_dir():
+        raise UserError(f'{folder}: no such folder; a habit is given as habit = "NAME"')
     found = index.load(folder)
     if settings.habit is not None and settings.habit not in found.habits:
-        hint = did_you_mean(settings.habit, found.habits)
-        if (base / Path(settings.habit).expanduser()).is_dir():
-            hint = f'; a folder is given as path = "{settings.habit}"'
-        raise UserError(f'tiny has no habit "{settings.habit}"{hint}')
+        raise UserError(f'tiny has no habit "{settings.habit}"{did_you_mean(settings.habit, found.habits)}')
     return folder, found
