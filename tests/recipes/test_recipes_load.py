@@ -28,6 +28,7 @@ def test_an_answer_follows_the_text_that_its_arm_shows(tmp_path):
     means = {arm.name: arm.mean for arm in result.arms}
     assert means["curated"] >= 0.6 and means["forced"] >= 0.6
     assert means["none"] == means["placebo"] == means["wrong"] == means["self"] == 0.0
+    assert [claim.verdict for claim in result.claims] == ["holds", "not decided"]
     read = next(finding for finding in result.findings if finding.title.startswith("Skills that"))
     followed = {row[0]: row[-1] for row in read.rows}
     assert followed["swapped"] >= 0.6 and followed["curated"] == 0.0

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairtrial.core.findings import Cell, Curves, Finding, Table
+from fairtrial.core.findings import Cell, Curves, Estimate, Finding, Table
 from fairtrial.core.record import Record
+from fairtrial.stats.arms import summarise_arm
+from fairtrial.stats.intervals import wilson
 
 _AGES = ((1, 1), (2, 4), (5, 9), (10, 19), (20, 39), (40, 10**9))
 """Ages of facts in steps that make one column."""
@@ -24,8 +26,8 @@ class _Arm:
     """What is kept of an arm's records: small, however many there are."""
 
     details: list[dict[str, Any]] = field(default_factory=list)
-    scores: list[tuple[int, float]] = field(default_factory=list)
-    """(steps of the gold plan, score)."""
+    scores: list[tuple[int, str, float]] = field(default_factory=list)
+    """(steps of the gold plan, task, score)."""
 
 
 def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list[Finding]:
@@ -36,7 +38,7 @@ def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list
             arm = found[record.key.arm]
             arm.details.append(dict(record.details))
             if score in record.scores:
-                arm.scores.append((int(record.details["world"]["steps"]), record.scores[score]))
+                arm.scores.append((int(record.details["world"]["steps"]), record.key.task, record.scores[score]))
     found = {name: arm for name, arm in found.items() if arm.details}
     made = [
         _took(found),
@@ -63,6 +65,51 @@ _TAKEN: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
 }
 
 
+_COUNTED: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    **_TAKEN,
+    "largest prompt": lambda of: of["largest_context"],
+    "repairs": lambda of: sum(of["rejected"].values()),
+    "facts kept": lambda of: _kept(of["survival"]),
+}
+"""What claims may be about, beside scores and facts."""
+_SHAPE = {"steps": "steps", "critical path": "critical_path"}
+"""Facts of every world's episodes."""
+
+
+def measures(facts: Iterable[Mapping[str, Any]], scores: Iterable[str]) -> dict[str, bool]:
+    """Names of what a study of episodes measures; True for a number that belongs to the episode.
+
+    Args:
+        facts: Of each episode, as its world tells them.
+        scores: Names of the world's scores.
+    """
+    told = {name for each in facts for name, value in each.items() if _is_number(value)}
+    return {**dict.fromkeys([*told, *_SHAPE], True), **dict.fromkeys([*_COUNTED, *scores], False)}
+
+
+def measured(record: Record) -> dict[str, float]:
+    """What a record of an episode tells beside its scores, by the names of `measures`."""
+    details = record.details
+    if "turns" not in details:  # ended by the engine: it tells nothing
+        return {}
+    world = details["world"]
+    found: dict[str, float | None] = {name: value for name, value in world.items() if _is_number(value)}
+    found |= {name: world[key] for name, key in _SHAPE.items()}
+    found |= {name: count(details) for name, count in _COUNTED.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kept(survival: Iterable[tuple[int, int, int]]) -> float | None:
+    """The share of (fact, turn) pairs in which a fact that was still needed was in the prompt."""
+    rows = list(survival)
+    needed = sum(row[2] for row in rows)
+    return sum(row[1] for row in rows) / needed if needed else None
+
+
 def _took(found: Mapping[str, _Arm]) -> Table | None:
     if not found:
         return None
@@ -85,16 +132,49 @@ def _took(found: Mapping[str, _Arm]) -> Table | None:
 
 
 def _by_steps(found: Mapping[str, _Arm], score: str) -> Table | None:
-    steps = sorted({steps for arm in found.values() for steps, _ in arm.scores})
+    steps = sorted({steps for arm in found.values() for steps, _, _ in arm.scores})
     if len(steps) < 2 or steps[-1] == 0:
         return None
     size = -(-len(steps) // _STEPS)
     groups = [steps[start : start + size] for start in range(0, len(steps), size)]
     rows: list[tuple[Cell, ...]] = []
     for name, arm in found.items():
-        rows.append((name, *(_mean([value for at, value in arm.scores if at in group]) for group in groups)))
+        cells = [_estimate([(task, value) for at, task, value in arm.scores if at in group]) for group in groups]
+        rows.append((name, *cells, _holds_up_to(groups, cells)))
     columns = tuple(f"{group[0]}" if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
-    return Table(title=f"{score} by steps of the gold plan", columns=("arm", *columns), rows=tuple(rows))
+    note = (
+        f"95 % intervals over tasks: Wilson's where every task is {score} 0 or 1, else Student's t. Holds up to: going "
+        f"up from the fewest steps, the last number before {score} falls below half of what it is there; with "
+        f"{steps[-1]} it never does here, with a dash there is nothing to fall from."
+    )
+    title = f"{score} by steps of the gold plan"
+    return Table(title=title, columns=("arm", *columns, "holds up to"), rows=tuple(rows), note=note)
+
+
+def _estimate(scored: Sequence[tuple[str, float]]) -> Estimate | None:
+    """The mean of the tasks' means with its interval; None without any."""
+    by_task: dict[str, list[float]] = {}
+    for task, value in scored:
+        by_task.setdefault(task, []).append(value)
+    if not by_task:
+        return None
+    summary = summarise_arm(by_task)
+    means = [sum(values) / len(values) for values in by_task.values()]
+    interval = wilson(sum(means), len(means)) if set(means) <= {0.0, 1.0} else summary.interval
+    ends = (interval.low, interval.high) if interval else (None, None)
+    return Estimate(value=summary.mean, low=ends[0], high=ends[1])
+
+
+def _holds_up_to(groups: Sequence[Sequence[int]], cells: Sequence[Estimate | None]) -> int | None:
+    """The most steps before the score first falls below half of what it is at the fewest."""
+    last, first = None, next((cell.value for cell in cells if cell is not None), 0.0)
+    for group, cell in zip(groups, cells, strict=True):
+        if cell is None:
+            continue
+        if not first or cell.value < first / 2:
+            break
+        last = group[-1]
+    return last
 
 
 def _survival(found: Mapping[str, _Arm]) -> Table | None:

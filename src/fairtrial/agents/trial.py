@@ -156,6 +156,14 @@ class AgentTrial:
         skills = chosen.skills if isinstance(chosen.skills, str) else canonical_json(chosen.skills).decode()
         return {"network": "as the task", "skills": known.get(skills, skills), **agent.describe()}
 
+    def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
+        """The reward; what else a verifier scores is known only when it has run."""
+        return {self.score: False}
+
+    def measured(self, record: Record) -> Mapping[str, float]:
+        """Nothing beside scores and what every record counts."""
+        return {}
+
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:

@@ -6,7 +6,16 @@ from typing import Literal
 
 from fairtrial.core.config import Config
 
-Cell = str | int | float | None
+
+class Estimate(Config):
+    """A mean with its interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+Cell = str | int | float | Estimate | None
 
 
 class Table(Config):

@@ -136,6 +136,17 @@ class TrialKind(Protocol):
         """Short facts about an arm for reports (agent, skills, what it may see ...)."""
         ...
 
+    def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
+        """Names of what claims may be about: the scores, and what records tell beside them.
+
+        True for a fact of the task, which is the same in every arm: claims may be kept to some tasks by it.
+        """
+        ...
+
+    def measured(self, record: Record) -> Mapping[str, float]:
+        """What a record tells beside its scores, by the names of `measures`; what it does not tell is left out."""
+        ...
+
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:

@@ -20,9 +20,10 @@ from fairtrial.stats.paired import Effect, paired_effect
 from fairtrial.stats.passk import pass_at_k, pass_hat_k
 from fairtrial.stats.verdict import Verdict, decide
 from fairtrial.store import ArmSummary, RunDir
+from fairtrial.studies.claims import judge_claims
 from fairtrial.studies.plan import study_of
 from fairtrial.studies.result import ArmResult, EffectResult, Mix, PassK, StudyResult
-from fairtrial.studies.study import Study, bind
+from fairtrial.studies.study import BoundStudy, Study, bind
 
 ScoresByRepeat = dict[str, dict[int, float | None]]
 _FAMILIES = 8
@@ -40,8 +41,9 @@ def analyse(path: Path) -> StudyResult:
             raise UserError(f'no record of {path} has a score "{score}"{did_you_mean(score, known)}')
         manifest, causes, totals = run.manifest, _causes(run), {arm.arm: arm for arm in run.arms()}
         flags, sandboxes = _marks(run)
-        findings = _findings(study, run, path, score)
-    clusters = clusters_of(study, tasks)
+        bound, clusters = bind(study, path), clusters_of(study, tasks)
+        findings = _findings(bound, run, score)
+        claims = judge_claims(bound, run, tasks, clusters)
     arms: list[ArmResult] = []
     for name in _ordered(study):
         known_of_it = {
@@ -70,6 +72,7 @@ def analyse(path: Path) -> StudyResult:
         complete=all(mix.missing == mix.skipped == 0 for mix in mixes.values()),
         arms=tuple(arms),
         effects=effects,
+        claims=claims,
         findings=findings,
         warnings=tuple(_warnings(study, mixes, flags, arms)),
         mde_before=mde_before(study, len(tasks)),
@@ -80,10 +83,9 @@ def analyse(path: Path) -> StudyResult:
     )
 
 
-def _findings(study: Study, run: RunDir, path: Path, score: str) -> tuple[Finding, ...]:
+def _findings(bound: BoundStudy, run: RunDir, score: str) -> tuple[Finding, ...]:
     """What the kind of trial has to show; in the order of the arms."""
-    bound = bind(study, path)
-    arms = {name: bound.arms[name] for name in _ordered(study)}
+    arms = {name: bound.arms[name] for name in _ordered(bound.study)}
     return tuple(bound.kind.findings(arms, score, lambda: run.records(latest=True)))
 
 

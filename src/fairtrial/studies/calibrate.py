@@ -62,6 +62,7 @@ def twin_study(study: Study) -> Study:
     data: dict[str, Any] = json.loads(study.model_dump_json())
     arm = json.loads(control.model_dump_json())
     data["title"] = f"A against A: {study.title}"
+    data["claims"] = []
     data["arms"] = {study.control: arm, TWIN: {**arm, "control": False}}
     return Study.model_validate(data)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fairtrial.core.config import Config
 from fairtrial.core.findings import Finding
+from fairtrial.stats.claimed import ClaimWord, Direction
 
 VerdictWord = Literal["better", "worse", "equivalent", "not decided"]
 
@@ -106,6 +107,38 @@ class EffectResult(Config):
         return f"{self.sentence} ({figures})"
 
 
+class ClaimResult(Config):
+    """A published claim beside what was measured."""
+
+    text: str
+    published: str = ""
+    arm: str
+    against: str
+    measure: str
+    direction: Direction
+    margin: float = 0.0
+    where: dict[str, tuple[float, float]] = Field(default_factory=dict[str, tuple[float, float]])
+    """Only tasks whose facts lie in these ranges."""
+    verdict: ClaimWord
+    estimate: float | None = None
+    """Mean over tasks of (arm - against), over blocks where both are measured."""
+    ci: tuple[float, float] | None = None
+    ratio: float | None = None
+    """Of the means; None where one of them is not positive."""
+    ratio_ci: tuple[float, float] | None = None
+    mean_arm: float | None = None
+    mean_against: float | None = None
+    p: float | None = None
+    """Of what speaks against the side that the data lean to."""
+    p_holm: float | None = None
+    """p adjusted over the study's claims that were measured (Holm)."""
+    tasks: int = 0
+    blocks: int = 0
+    dropped: int = 0
+    """Blocks left out because one of the two arms has no value in them."""
+    notes: tuple[str, ...] = ()
+
+
 class StudyResult(Config):
     """All that a report shows."""
 
@@ -125,6 +158,8 @@ class StudyResult(Config):
     """Every planned trial has its final record."""
     arms: tuple[ArmResult, ...]
     effects: tuple[EffectResult, ...]
+    claims: tuple[ClaimResult, ...] = ()
+    """What the paper says, and what was measured."""
     findings: tuple[Finding, ...] = ()
     """What the kind of trial shows beside scores and verdicts."""
     warnings: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from fairtrial.engine.attempt import NOT_RETRYABLE
 from fairtrial.store import Done, RunDir, RunWriter
 from fairtrial.studies.analysis import mde_before
 from fairtrial.studies.budget import Budget
+from fairtrial.studies.claims import check_claims
 from fairtrial.studies.plan import check_same, manifest, planned
 from fairtrial.studies.study import BoundStudy
 
@@ -98,6 +99,7 @@ async def execute(
     tasks = list(bound.kind.tasks(bound.suite, bound.base))
     if not tasks:
         raise UserError("the suite has no tasks: check [suite] (path, tasks, exclude, limit)")
+    check_claims(bound)
     fresh = manifest(bound, tasks, clock.now().isoformat(timespec="seconds"))
     redactor = Redactor()
     if RunDir.exists(path):

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fairtrial.core import registry
 from fairtrial.core.config import Config, parse, read_toml
-from fairtrial.core.errors import UserError
+from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.core.ids import check_name
 from fairtrial.core.limits import Limits
 from fairtrial.core.trial import ArmOptions, EngineOptions, TrialKind
@@ -55,6 +55,32 @@ class Analysis(Config):
     """k for pass@k and pass^k; each at most `repeats`."""
 
 
+class Claim(Config):
+    """Something that a paper says, in terms of this study's arms: the report says whether it holds here."""
+
+    text: str
+    """What the paper says."""
+    published: str = ""
+    """Its figure, printed beside what is measured."""
+    arm: str
+    against: str | None = None
+    """The arm that it is compared with; None: the control."""
+    measure: str | None = None
+    """A score, or something that the kind's records count; None: the score that the study analyses."""
+    direction: Literal["more", "less", "same"]
+    """Of the arm beside the other."""
+    margin: float = Field(default=0.0, ge=0)
+    """In units of the measure. same: the largest difference that does not matter; else the smallest that does."""
+    where: dict[str, tuple[float, float]] = Field(default_factory=dict[str, tuple[float, float]])
+    """Only tasks whose facts lie in these ranges, ends included."""
+
+    @model_validator(mode="after")
+    def _has_a_margin(self) -> Claim:
+        if self.direction == "same" and not self.margin:
+            raise ValueError('direction = "same" needs a margin: the largest difference that does not matter')
+        return self
+
+
 class EngineSpec(EngineOptions):
     """`[engine]`: where and how wide trials run. Volatile: may change between resumes."""
 
@@ -70,6 +96,8 @@ class Study(Config):
     """Such as `arXiv:2602.12670`, where the study re-runs a published claim."""
     published: str | None = None
     """The paper's figure, printed beside what is measured."""
+    claims: tuple[Claim, ...] = ()
+    """What the paper says of arms and measures, to be judged one by one."""
     kind: str = "agent"
     suite: dict[str, Any]
     arms: dict[str, Arm]
@@ -101,6 +129,12 @@ class Study(Config):
             raise ValueError(f"several control arms ({', '.join(controls)}): put `control = true` on exactly one")
         if len(self.arms) < 2:
             raise ValueError("a control arm alone compares nothing: add at least one other arm")
+        for index, claim in enumerate(self.claims):
+            for key, name in (("arm", claim.arm), ("against", claim.against or self.control)):
+                if name not in self.arms:
+                    raise ValueError(f'claims.{index}.{key}: no arm "{name}"{did_you_mean(name, self.arms)}')
+            if claim.arm == (claim.against or self.control):
+                raise ValueError(f'claims.{index}.against: "{claim.arm}" is compared with itself; name another arm')
         for name in Limits.model_fields:
             if getattr(self.budget, name) is not None and getattr(self.limits, name) is None:
                 raise ValueError(
@@ -133,6 +167,8 @@ class Study(Config):
         data = json.loads(self.model_dump_json(exclude={"engine", "budget", "title", "question", "published", "paper"}))
         for arm in data["arms"].values():
             del arm["engine"], arm["title"]
+        for claim in data["claims"]:
+            del claim["text"], claim["published"]
         return data
 
 

@@ -93,6 +93,14 @@ class PlantedTrial:
         settings = parse(PlantedArm, arm.model_dump(), where="arm")
         return {"planted effect": f"{settings.effect:+g}", "injected errors": f"{settings.errors:g}"}
 
+    def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
+        """The reward."""
+        return {self.score: False}
+
+    def measured(self, record: Record) -> Mapping[str, float]:
+        """Nothing beside it."""
+        return {}
+
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:

@@ -101,6 +101,14 @@ class TrainingTrial:
             "learning rates tried": ", ".join(f"{lr:g}" for lr in chosen.lr) if chosen.lr else "the suite's",
         }
 
+    def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
+        """The two scores."""
+        return dict.fromkeys(SCORES, False)
+
+    def measured(self, record: Record) -> Mapping[str, float]:
+        """Nothing beside them."""
+        return {}
+
     def findings(
         self, arms: Mapping[str, Config], score: str, records: Callable[[], Iterable[Record]]
     ) -> Sequence[Finding]:

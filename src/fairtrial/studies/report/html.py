@@ -22,6 +22,9 @@ _FILTERS = (
     wording.seconds,
     wording.method,
     wording.promise,
+    wording.measured,
+    wording.claimed,
+    wording.claims_note,
 )
 _POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'"
 _MATRIX_TASKS = 200

@@ -10,7 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from fairtrial.core.findings import Table as FindingTable
-from fairtrial.studies.report.wording import cell, interval, method, money, number, p_value, promise, seconds, signed
+from fairtrial.studies.report.wording import (
+    cell,
+    claimed,
+    claims_note,
+    interval,
+    measured,
+    method,
+    money,
+    number,
+    p_value,
+    promise,
+    seconds,
+    signed,
+)
 from fairtrial.studies.result import StudyResult
 
 _STYLE = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "not decided": "bold yellow"}
@@ -38,6 +51,8 @@ def print_result(result: StudyResult, page: Path | None) -> None:
         console.print(Text(f"Intervals: {'; '.join(methods)}.", style="dim"))
     console.print()
     console.print(_arms(result))
+    if result.claims:
+        _claims(console, result)
     for finding in result.findings:
         if isinstance(finding, FindingTable):
             _finding(console, finding)
@@ -93,6 +108,32 @@ def _arms(result: StudyResult) -> Table:
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
+
+
+_CLAIM_STYLE = {
+    "holds": "bold green",
+    "does not hold here": "bold red",
+    "not decided": "bold yellow",
+    "not measured": "dim",
+}
+
+
+def _claims(console: Console, result: StudyResult) -> None:
+    """What the paper says, claim by claim."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name, ratio in (("claim", 3), ("published", 3), ("measured", 4)):
+        table.add_column(name, ratio=ratio)
+    table.add_column("verdict", no_wrap=True)
+    for claim in result.claims:
+        table.add_row(
+            Text(f"{claim.text} ({claimed(claim)})"),
+            Text(claim.published or "-"),
+            Text("\n".join(measured(claim))),
+            Text(claim.verdict, style=_CLAIM_STYLE[claim.verdict]),
+        )
+    console.print(Text("\nWhat the paper says, and what was measured", style="bold"))
+    console.print(table)
+    console.print(Text(claims_note(result), style="dim"))
 
 
 def _finding(console: Console, finding: FindingTable) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fairtrial.core.findings import Cell
-from fairtrial.studies.result import EffectResult, StudyResult
+from collections.abc import Callable
+
+from fairtrial.core.findings import Cell, Estimate
+from fairtrial.studies.result import ClaimResult, EffectResult, StudyResult
 
 
 def promise(result: StudyResult) -> str:
@@ -70,6 +72,52 @@ def cell(value: Cell) -> str:
         return "-"
     if isinstance(value, str):
         return value
+    if isinstance(value, Estimate):
+        ends = "" if value.low is None else f" [{cell(value.low)}, {cell(value.high)}]"
+        return cell(value.value) + ends
     if isinstance(value, int) or (value.is_integer() and abs(value) >= 100):
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def measured(claim: ClaimResult) -> tuple[str, ...]:
+    """What was measured of a claim, line by line."""
+    ranges = ", ".join(f"{fact} {low:g} to {high:g}" for fact, (low, high) in claim.where.items())
+    what = f"{claim.measure}, {claim.arm} - {claim.against}" + (f" (only {ranges})" if ranges else "")
+    if claim.estimate is None:
+        return what, "no task with a value in both arms"
+    lines = [what, _change(claim.estimate) + _between(claim.ci, _change)]
+    if claim.ratio is not None:
+        lines.append(f"ratio {_factor(claim.ratio)}{_between(claim.ratio_ci, _factor)}")
+    dropped = f", {claim.dropped} blocks dropped" if claim.dropped else ""
+    return (*lines, f"p (Holm) {p_value(claim.p_holm)}, {claim.tasks} tasks{dropped}")
+
+
+def claimed(claim: ClaimResult) -> str:
+    """What a claim comes to, as a comparison."""
+    if claim.direction == "same":
+        return f"the same within {claim.margin:g}"
+    return claim.direction + (f" by at least {claim.margin:g}" if claim.margin else "")
+
+
+def claims_note(result: StudyResult) -> str:
+    """How the claims were judged."""
+    tested = sum(claim.p is not None for claim in result.claims)
+    return (
+        f"Differences and ratios of means with {100 * result.confidence:g} % intervals, paired by task and clustered "
+        f"like the effects of this study; p adjusted over {tested} measured claims by Holm. A claim holds, or does not "
+        "hold here, where both its p and its interval say so; a verdict is about these arms, tasks and models alone. "
+        "Failed trials count with what they used until they ended."
+    )
+
+
+def _change(value: float) -> str:
+    return f"+{cell(value)}" if value >= 0 else cell(value)
+
+
+def _factor(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _between(ci: tuple[float, float] | None, show: Callable[[float], str]) -> str:
+    return "" if ci is None else f" [{show(ci[0])}, {show(ci[1])}]"
