@@ -59,12 +59,14 @@ class Chat:
             head = rest.pop(0).content if rest[0].role == "system" else ""
             ids += [self._opening["system"], *self._text(described(head, tools)), self.end]
         for message in rest:
-            ids.append(self._opening[message.role])
-            ids += self._inside(message)
-            if ids[-1] != self.end:
-                ids.append(self.end)
+            ids += [self._opening[message.role], *self.reply(message)]
         ids.append(self._opening["assistant"])
         return ids
+
+    def reply(self, message: Message) -> list[int]:
+        """Ids of an assistant's message, with the end mark: what is sampled behind `prompt`."""
+        ids = self._inside(message)
+        return ids if ids and ids[-1] == self.end else [*ids, self.end]
 
     def parse(self, ids: Sequence[int], behind: Sequence[int] = ()) -> Parsed:
         """The text and the calls of a completion; the end mark may be there or not.

@@ -7,21 +7,28 @@ import asyncio
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
+from fairtrial.models.model import Model
 from fairtrial.training.threads import wait_passively
+from fairtrial.training.tiny.recipe import Recipe
+
+_BLANK = 8
+"""Episodes of each test for the untrained model, which ends few of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the model, save it, print the table. Returns the exit code."""
+    """Make the habits, save them, print the table. Returns the exit code."""
     parser = argparse.ArgumentParser("python -m fairtrial.training.tiny", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a new folder for the model, or one to test again")
+    parser.add_argument("folder", type=Path, help="a new folder for the habits, or one to test again")
     parser.add_argument("--recipe", type=Path, help="a recipe.json; default: the one that ships")
+    parser.add_argument("--habits", nargs="+", default=[], help="only these")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--episodes", type=int, default=64, help="of each test")
-    parser.add_argument("--test-only", action="store_true", help="test the model that is in the folder")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument("--episodes", type=int, default=100, help="of each test")
+    parser.add_argument("--test-only", action="store_true", help="test what is in the folder")
+    parser.add_argument("--jobs", type=int, default=2, help="habits that are trained at once, a thread each")
     given = parser.parse_args(arguments)
     wait_passively(os.environ)
     from fairtrial.core.errors import UserError
@@ -34,50 +41,71 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(given: argparse.Namespace) -> None:
-    import torch
-
+def _recipe(given: argparse.Namespace) -> Recipe:
     from fairtrial.core.config import parse
     from fairtrial.core.errors import UserError
     from fairtrial.training.tiny import shipped
-    from fairtrial.training.tiny.recipe import Recipe, make, untrained
-    from fairtrial.training.tiny.testing import table
 
-    torch.set_num_threads(given.threads)
     recipe = shipped.RECIPE
-    if given.recipe is not None:
+    path = given.folder / "recipe.json" if given.test_only and given.recipe is None else given.recipe
+    if path is not None:
         try:
-            data = json.loads(given.recipe.read_text("utf-8"))
+            data = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{given.recipe}: no recipe: {error}") from None
-        recipe = parse(Recipe, data, where=str(given.recipe))
-    if given.steps is not None:
-        recipe = recipe.model_copy(update={"steps": given.steps})
-    began = time.process_time()
+            raise UserError(f"{path}: no recipe: {error}") from None
+        recipe = parse(Recipe, data, where=str(path))
+    changes = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
+    data = {**recipe.model_dump(), **changes}
+    if given.habits:
+        data["habits"] = [recipe.habit(name).model_dump() for name in given.habits]
+        data["default"] = recipe.default if recipe.default in given.habits else given.habits[0]
+        tests = {
+            name: (test, [each for each in test.habits if each in given.habits]) for name, test in recipe.tests.items()
+        }
+        data["tests"] = {name: {"world": test.world, "habits": kept} for name, (test, kept) in tests.items() if kept}
+    return parse(Recipe, data, where="recipe")
 
-    def watch(step: int, loss: float, tokens: int) -> None:
-        if step % 50 == 0:
-            _say(f"step {step}/{recipe.steps} loss {loss:.3f} tokens {tokens} cpu {time.process_time() - began:.0f} s")
 
-    if not given.test_only:
-        material = make(recipe, given.folder, watch)
-        _say(f"{material.episodes} episodes, {len(material.lessons)} lessons, {material.tokens} tokens")
+def _run(given: argparse.Namespace) -> None:
+    import torch
+
     from fairtrial.models.native.kind import NativeSettings
     from fairtrial.models.native.model import NativeModel
-    from fairtrial.training.tiny.testing import test
+    from fairtrial.nn import hub
+    from fairtrial.nn.tokenizer import Tokenizer
+    from fairtrial.training.tiny.making import CONTEXT, make
+    from fairtrial.training.tiny.recipe import untrained
+    from fairtrial.training.tiny.testing import table, test
 
-    async def tested(model: NativeModel, episodes: int) -> str:
+    torch.set_num_threads(1)
+    recipe = _recipe(given)
+    if not given.test_only:
+        make(recipe, given.folder, jobs=given.jobs, say=_say)
+    tokenizer = Tokenizer.load(given.folder / "tokenizer.json")
+    settings = NativeSettings(path=str(given.folder), threads=1, context=CONTEXT)
+
+    async def tested(models: Callable[[str], NativeModel], episodes: int) -> str:
+        opened: dict[str, NativeModel] = {}
+
+        def player(habit: str) -> Model:
+            if habit not in opened:
+                opened[habit] = models(habit)
+            return opened[habit]
+
         try:
-            return table(await test(model, recipe.habits, shipped.TESTS, episodes=episodes))
+            return table(await test(recipe, player, episodes=episodes))
         finally:
-            await model.close()
+            for model in opened.values():
+                await model.close()
 
-    settings = NativeSettings(path=str(given.folder), threads=given.threads)
-    model = NativeModel.load(given.folder, settings)
-    _say(asyncio.run(tested(model, given.episodes)))
-    nothing = untrained(recipe, model.tokenizer)
-    blank = NativeModel(nothing, model.tokenizer, settings, name="untrained", weights_version=None)
-    _say(f"untrained:\n{asyncio.run(tested(blank, min(8, given.episodes)))}")
+    def trained(habit: str) -> NativeModel:
+        return NativeModel(hub.load(given.folder / habit), tokenizer, settings, name=habit, weights_version=None)
+
+    def blank(habit: str) -> NativeModel:
+        return NativeModel(untrained(recipe, tokenizer), tokenizer, settings, name=habit, weights_version=None)
+
+    _say(asyncio.run(tested(trained, given.episodes)))
+    _say(f"untrained:\n{asyncio.run(tested(blank, min(_BLANK, given.episodes)))}")
 
 
 def _say(text: str) -> None:

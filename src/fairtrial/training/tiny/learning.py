@@ -1,8 +1,7 @@
 """Training on lessons: packed rows with a weight for each target, slow embeddings, warm-up, stable, decay.
 
 Names are exchanged in every lesson, so only their initial vectors tell them apart while all of them are moved alike. An
-embedding that learns ten times slower than the rest keeps them apart: of the syllables that follow from what was read
-96 % were right after 250 steps instead of 38 % (two layers, WF, short texts of two pages said again in another order).
+embedding that learns ten times slower than the rest keeps them apart.
 
 Legend: T tokens of a row, V vocabulary.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -21,16 +21,18 @@ from torch.nn import functional
 from fairtrial.core.errors import UserError
 from fairtrial.nn.model import Model
 from fairtrial.nn.optim import clip, is_table, optimisers, set_rate
-from fairtrial.nn.schedule import OptimConfig, Schedule, factor
+from fairtrial.nn.schedule import OptimConfig, factor
 from fairtrial.training.tiny.lessons import Lesson, Renamer
+from fairtrial.training.tiny.recipe import Recipe
 
 
 def rows(
-    lessons: Sequence[Lesson], renamer: Renamer | None, batch_tokens: int, seed: int
+    lessons: Sequence[Lesson], renamer: Renamer | None, batch_tokens: int, seed: str, *, easy: bool = True
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Endless rows of about `batch_tokens`: inputs [1, T], targets [T], weights [T], borders.
 
-    The order of each epoch and the names that lessons get in it follow from the seed.
+    The order of each epoch and the names that lessons get in it follow from the seed. `easy`: the first epoch begins
+    with short lessons.
     """
     if not lessons:
         raise UserError("there is no lesson to learn from; play at least one episode")
@@ -42,7 +44,7 @@ def rows(
         rng = random.Random(f"{seed} {epoch}")  # noqa: S311 - a repeatable order, no secret
         order = list(range(len(lessons)))
         rng.shuffle(order)
-        if epoch == 0:  # short ones first: copying is learned where there is little to copy from
+        if epoch == 0 and easy:  # short ones first: copying is learned where there is little to copy from
             order.sort(key=lambda at: len(lessons[at].ids) * rng.uniform(0.5, 1.5))
         for at in order:
             lesson = lessons[at]
@@ -91,41 +93,45 @@ def slowed(model: Model, optim: OptimConfig, share: float) -> list[torch.optim.O
     return made
 
 
-def learn(
-    model: Model,
-    lessons: Sequence[Lesson],
-    *,
-    renamer: Renamer | None,
-    optim: OptimConfig,
-    embedding_rate: float,
-    schedule: Schedule,
-    steps: int,
-    batch_tokens: int,
-    seed: int,
-    watch: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
-) -> int:
-    """Train in place; returns the tokens that were read.
+class Learner:
+    """One model's training, in one or several parts that together follow one schedule."""
 
-    The embedding learns at `embedding_rate` times the rate of all else. `watch` gets (step, loss, tokens) after each
-    step: the loss of what the model is to say. Raises UserError where the loss is not finite.
-    """
-    model.train()
-    made, parameters = slowed(model, optim, embedding_rate), list(model.parameters())
-    drawn, tokens = rows(lessons, renamer, batch_tokens, seed), 0
-    for step in range(steps):
-        inputs, targets, weights, borders = next(drawn)
-        output = model(inputs, cu_seqlens=borders)
-        loss, said = loss_of(output.logits[0], targets, weights)
-        if not math.isfinite(value := float(loss.detach())):
-            raise UserError(f"step {step + 1}: the loss is {value}; lower optim.lr")
-        for parameter in parameters:
-            parameter.grad = None
-        torch.autograd.backward(loss)
-        clip(parameters, optim.clip)
-        set_rate(made, factor(schedule, step, steps))
-        for optimiser in made:
-            optimiser.step()
-        tokens += len(targets)
-        watch(step + 1, said, tokens)
-    model.eval()
-    return tokens
+    def __init__(self, model: Model, renamer: Renamer | None, recipe: Recipe) -> None:
+        self.model, self.tokens, self.loss = model, 0, math.nan
+        self._renamer, self._recipe, self._step = renamer, recipe, 0
+        self._made = slowed(model, recipe.optim, recipe.embedding_rate)
+        self._said: deque[float] = deque(maxlen=100)
+
+    def learn(
+        self,
+        lessons: Sequence[Lesson],
+        steps: int,
+        watch: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
+    ) -> None:
+        """Train in place for so many steps.
+
+        `watch` gets (step, loss, tokens) after each step: the loss of what the model is to say. Raises UserError where
+        the loss is not finite.
+        """
+        recipe, parameters = self._recipe, list(self.model.parameters())
+        drawn = rows(lessons, self._renamer, recipe.batch_tokens, f"{recipe.seed} {self._step}", easy=not self._step)
+        self.model.train()
+        for _ in range(steps):
+            inputs, targets, weights, borders = next(drawn)
+            output = self.model(inputs, cu_seqlens=borders)
+            loss, said = loss_of(output.logits[0], targets, weights)
+            if not math.isfinite(value := float(loss.detach())):
+                raise UserError(f"step {self._step + 1}: the loss is {value}; lower optim.lr")
+            for parameter in parameters:
+                parameter.grad = None
+            torch.autograd.backward(loss)
+            clip(parameters, recipe.optim.clip)
+            set_rate(self._made, factor(recipe.schedule, self._step, recipe.steps))
+            for optimiser in self._made:
+                optimiser.step()
+            self._step += 1
+            self.tokens += len(targets)
+            self._said.append(said)
+            self.loss = sum(self._said) / len(self._said)
+            watch(self._step, self.loss, self.tokens)
+        self.model.eval()

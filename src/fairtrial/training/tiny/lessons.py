@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairtrial.agents.log import Log
+from fairtrial.agents.log import Called
 from fairtrial.models.native.chat import Chat
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.tiny.vocabulary import relation_forms, syllable_pairs, values
@@ -42,18 +42,17 @@ class Writer:
         self._weight = np.ones(tokenizer.vocab_size, np.float32)
         self._weight[sorted(values(tokenizer))] = value_weight
 
-    def lessons(self, log: Log) -> Iterator[Lesson]:
-        """The lessons of a run: a call whose prompt continues the call before it goes on with the same lesson."""
+    def lessons(self, calls: Iterable[Called]) -> Iterator[Lesson]:
+        """The lessons of a run's calls: one whose prompt continues the call before it goes on with the same lesson."""
         ids: list[int] = []
         learned: list[tuple[int, int]] = []
-        for called in log.calls():
+        for called in calls:
             assert called.request.messages is not None
             prompt = self._chat.prompt(called.request.messages, called.request.tools)
             if ids and prompt[: len(ids)] != ids:
                 yield self._lesson(ids, learned)
                 learned = []
-            reply = [*self._tokenizer.encode_bytes(called.reply.text), self._chat.end]
-            ids = [*prompt, *reply]
+            ids = [*prompt, *self._chat.reply(called.reply.message)]
             learned = [*learned, (len(prompt), len(ids))]
         if ids:
             yield self._lesson(ids, learned)

@@ -1,65 +1,88 @@
-"""The recipe of `tiny` as data, and its making: oracle runs, vocabulary, lessons, training, a folder that serves it.
+"""The recipe of `tiny` as data, and what it says is learned from: scripts' runs as lessons, one vocabulary for all.
 
 Everything follows from the recipe: the same one gives the same lessons, and on the same machine the same weights.
-Worlds to learn from and worlds to be tested on have seeds of their own that never overlap, and names are drawn anew in
-every episode, so nothing of a test can have been seen.
+Each habit is a model of its own, and all have the same number of episodes, of steps and of tokens, so what an arm can
+do does not hang on what another one had to learn. Worlds to learn from and worlds to be tested on have seeds of their
+own that never overlap, and names are drawn anew in every episode, so nothing of a test can have been seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from fairtrial.agents.context import rendering
-from fairtrial.agents.log import Log
+from fairtrial.agents.log import Called, Log
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import UserError
-from fairtrial.nn import hub
+from fairtrial.models.embedded.routing import rule_lines
+from fairtrial.models.model import Model as Player
+from fairtrial.models.model import Sampling
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.model import Model
 from fairtrial.nn.schedule import OptimConfig, Schedule
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.tiny import vocabulary
-from fairtrial.training.tiny.learning import learn
-from fairtrial.training.tiny.lessons import Lesson, Renamer, Writer
-from fairtrial.training.tiny.playing import Habit, open_wiki, play_all
+from fairtrial.training.tiny.lessons import Lesson, Writer
+from fairtrial.training.tiny.playing import Play, Played, open_plain, play
 
 TEST_SEEDS = 1_000_000
 """Seeds of worlds that are learned from lie below, of those for tests at or above."""
+Purpose = Literal["turn", "summary", "reader"]
 
 
-class Course(Config):
-    """What is learned: runs of the habits in worlds of one kind."""
+class Habit(Config):
+    """A way of working that is learned by a model of its own."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    plays: tuple[Play, ...] = Field(min_length=1)
+    """Ways of playing that give its lessons; episodes are divided among them."""
+    worlds: tuple[str, ...] = Field(min_length=1)
+    """Names of the recipe's worlds; each play's episodes are divided among them."""
+    purposes: tuple[Purpose, ...] = ("turn", "summary")
+    """Calls that it answers."""
+
+
+class Test(Config):
+    """Worlds that habits are tested in: nothing of them is learned from."""
 
     world: dict[str, Any]
-    """Settings of the world "wiki", without n and seed."""
-    episodes: int = Field(ge=1)
-    """For each habit."""
+    """Settings, without n and seed."""
     habits: tuple[str, ...] = Field(min_length=1)
-    """Names from the recipe."""
 
 
 class Recipe(Config):
-    """How a `tiny` is made."""
+    """How a `tiny` is made and what it is tested on."""
 
     model: dict[str, Any]
     """Fields of the model's configuration, without vocab."""
+    worlds: dict[str, dict[str, Any]]
+    """Name -> settings of a world, without n and seed."""
     habits: tuple[Habit, ...] = Field(min_length=1)
-    courses: tuple[Course, ...] = Field(min_length=1)
+    tests: dict[str, Test] = Field(default_factory=dict[str, Test])
+    """Name -> test."""
+    default: str
+    """The habit of prompts whose rules are no habit's."""
+    episodes: int = Field(ge=1)
+    """That a script plays for each habit."""
+    own_episodes: int = Field(default=0, ge=0)
+    """That each habit plays by itself once it can, sampled; of these the right ones are learned from too."""
+    own_after: float = Field(default=0.7, gt=0, lt=1)
+    """Share of the steps before it plays by itself."""
     seed: int = Field(default=0, ge=0, lt=1000)
     """Of the weights, of the worlds that are learned from, and of the order of lessons."""
     value_weight: float = Field(default=5.0, gt=0)
     """Weight of a token of a name or a number, where others weigh 1."""
     again_weight: float = Field(default=1.0, ge=0)
     """Weight of a token of a name that is read again; all other context weighs 0."""
-    stretches: int = Field(default=600, ge=0)
+    stretches: int = Field(default=900, ge=0)
     """Constant stretches that become tokens, at most."""
     steps: int = Field(ge=1)
+    """Of each habit's training."""
     batch_tokens: int = Field(default=1500, ge=64)
     optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
     embedding_rate: float = Field(default=0.1, gt=0, le=1)
@@ -68,96 +91,110 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        known = [habit.name for habit in self.habits]
-        if len(set(known)) < len(known):
+        names = [habit.name for habit in self.habits]
+        if len(set(names)) < len(names):
             raise ValueError("habits: each has a name of its own")
-        for course in self.courses:
-            if missing := [name for name in course.habits if name not in known]:
-                raise ValueError(f'courses: there is no habit "{missing[0]}"')
-            if taken := [name for name in ("n", "seed") if name in course.world]:
-                raise ValueError(f'courses: world: leave out "{taken[0]}", it follows from the recipe')
+        if self.default not in names:
+            raise ValueError(f'default: there is no habit "{self.default}"')
+        for habit in self.habits:
+            if missing := [name for name in habit.worlds if name not in self.worlds]:
+                raise ValueError(f'habits: {habit.name}: there is no world "{missing[0]}"')
+        for name, test in self.tests.items():
+            if missing := [habit for habit in test.habits if habit not in names]:
+                raise ValueError(f'tests: {name}: there is no habit "{missing[0]}"')
+        worlds = {**self.worlds, **{name: test.world for name, test in self.tests.items()}}
+        for name, world in worlds.items():
+            if taken := [key for key in ("n", "seed") if key in world]:
+                raise ValueError(f'worlds: {name}: leave out "{taken[0]}", it follows from the recipe')
         return self
 
     def habit(self, name: str) -> Habit:
-        """The habit of a name."""
-        return next(habit for habit in self.habits if habit.name == name)
+        """The habit of a name. Raises UserError."""
+        for habit in self.habits:
+            if habit.name == name:
+                return habit
+        raise UserError(f'recipe: there is no habit "{name}"; there are {", ".join(each.name for each in self.habits)}')
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What is learned from."""
+class Run:
+    """A run to learn from, and the calls of it that a habit answers."""
 
-    tokenizer: Tokenizer
-    lessons: tuple[Lesson, ...]
-    episodes: int
-    """Runs that the lessons were made of."""
+    log: Log
+    purposes: tuple[Purpose, ...]
 
-    @property
-    def tokens(self) -> int:
-        """Of all lessons, context included."""
-        return sum(len(lesson.ids) for lesson in self.lessons)
+    def calls(self) -> Iterator[Called]:
+        """In order."""
+        return (called for called in self.log.calls() if called.purpose in self.purposes)
 
 
-def gather(recipe: Recipe) -> Material:
-    """Play the courses and write down the lessons. Raises UserError for worlds that cannot be made."""
-    logs: list[Log] = []
-    for number, course in enumerate(recipe.courses):
-        world_seed = recipe.seed * 1000 + number
-        world = open_wiki({**course.world, "n": course.episodes, "seed": world_seed})
-        for name in course.habits:
-            played = play_all([world], recipe.habit(name), seed=world_seed)
-            logs += [one.log for one in played if one.scores["em"] == 1]
-    tokenizer = vocabulary_of(logs, recipe.stretches)
-    writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight)
-    lessons = [lesson for log in logs for lesson in writer.lessons(log)]
-    return Material(tokenizer, tuple(lessons), len(logs))
+def played(recipe: Recipe, habit: Habit) -> list[Run]:
+    """The scripts' runs for a habit, the right ones of them. Raises UserError for worlds that cannot be made."""
+
+    async def every() -> list[Run]:
+        return [run for how, world, seed in _share(recipe, habit) for run in await _runs(habit, world, how, seed)]
+
+    return asyncio.run(every())
 
 
-def vocabulary_of(logs: Sequence[Log], most: int) -> Tokenizer:
+async def own(recipe: Recipe, habit: Habit, model: Player) -> list[Run]:
+    """The right ones of runs that a model plays at temperature 1, in worlds of their own."""
+    runs: list[Run] = []
+    for how, world, seed in _share(recipe, habit, own=True):
+        sampling = Sampling(temperature=1.0, max_tokens=how.reply_tokens)
+        runs += await _runs(habit, world, how, seed, model=model, sampling=sampling)
+    return runs
+
+
+async def _runs(habit: Habit, world: dict[str, Any], how: Play, seed: int, **by: Any) -> list[Run]:
+    found: list[Played] = await play(open_plain(world), how, seed=seed, **by)
+    return [Run(one.log, habit.purposes) for one in found if one.scores["em"] == 1]
+
+
+def _share(recipe: Recipe, habit: Habit, *, own: bool = False) -> Iterator[tuple[Play, dict[str, Any], int]]:
+    """(play, world, seed) of a habit; habits that share a world share its episodes."""
+    episodes = recipe.own_episodes if own else recipe.episodes
+    parts = [(how, name) for how in habit.plays for name in habit.worlds]
+    each = -(-episodes // len(parts))
+    for at, (how, name) in enumerate(parts):
+        seed = recipe.seed * 1000 + 2 * (100 * list(recipe.worlds).index(name) + at) + own
+        yield how, {**recipe.worlds[name], "n": each, "seed": seed, **_split(recipe.worlds[name])}, seed
+
+
+def _split(world: dict[str, Any]) -> dict[str, Any]:
+    """Worlds that know a split for training are asked for it."""
+    return {"split": "train"} if world.get("id") == "recipes" else {}
+
+
+def vocabulary_of(runs: Sequence[Run], most: int, prose: Sequence[str] = ()) -> Tokenizer:
     """The tokenizer for runs like these: the lines of their rules, and what stays the same in their other messages."""
-    calls = [called for log in logs for called in log.calls()]
+    calls = [called for run in runs for called in run.log.calls()]
     asked = [message for called in calls for message in called.request.messages or ()]
     rules = {message.content for message in asked if message.role == "system"}
     texts = [message.content for message in asked if message.role != "system"]
     texts += [called.reply.text for called in calls]
-    return vocabulary.make(texts, constant=[rendering.LAST_TURN, *vocabulary.lines(rules)], most=most)
+    constant = [rendering.LAST_TURN, *vocabulary.lines(rules)]
+    return vocabulary.make(texts, constant=constant, prose=prose, most=most)
+
+
+def lessons_of(recipe: Recipe, runs: Sequence[Run], tokenizer: Tokenizer) -> list[Lesson]:
+    """What a habit learns from."""
+    writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight)
+    return [lesson for run in runs for lesson in writer.lessons(run.calls())]
+
+
+def rules_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The lines of the system messages of a habit's calls, by which its prompts are recognised."""
+    return rule_lines(
+        message.content
+        for run in runs
+        for called in run.calls()
+        for message in called.request.messages or ()
+        if message.role == "system"
+    )
 
 
 def untrained(recipe: Recipe, tokenizer: Tokenizer) -> Model:
     """The model with the weights that it starts from: of the same shape, it knows nothing. Raises UserError."""
     config = parse(ModelConfig, {**recipe.model, "vocab": tokenizer.vocab_size}, where="recipe: model")
     return Model(config, recipe.seed).eval()
-
-
-def make(
-    recipe: Recipe, folder: Path, watch: Callable[[int, float, int], None] = lambda step, loss, tokens: None
-) -> Material:
-    """Make the model and save it to a new folder, as bf16 that is read back as fp32. Raises UserError."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already; name a new folder")
-    material = gather(recipe)
-    model = untrained(recipe, material.tokenizer)
-    learn(
-        model,
-        material.lessons,
-        renamer=Renamer(material.tokenizer),
-        optim=recipe.optim,
-        embedding_rate=recipe.embedding_rate,
-        schedule=recipe.schedule,
-        steps=recipe.steps,
-        batch_tokens=recipe.batch_tokens,
-        seed=recipe.seed,
-        watch=watch,
-    )
-    store(model, material.tokenizer, recipe, folder)
-    return material
-
-
-def store(model: Model, tokenizer: Tokenizer, recipe: Recipe, folder: Path) -> None:
-    """Weights rounded to bf16 (decay rates stay fp32), tokenizer and recipe in a new folder. Raises UserError."""
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] not in hub.FULL:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    hub.save(model, folder)
-    tokenizer.save(folder / "tokenizer.json")
-    (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", "utf-8")

@@ -5,30 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 from fairtrial.nn.schedule import Schedule
-from fairtrial.training.tiny.playing import Habit
-from fairtrial.training.tiny.recipe import Course, Recipe
+from fairtrial.training.tiny.playing import Play
+from fairtrial.training.tiny.recipe import Habit, Recipe, Test
 
-_MULTI: dict[str, Any] = {
+_WIKI: dict[str, Any] = {
     "families": ["multi"],
-    "hops": 1,
     "decoys": 1,
     "tools": ["visit"],
     "backlinks": False,
     "page_words": 1,
-    "pages": 40,
+    "pages": 90,
 }
+_STEPS: dict[str, Any] = {**_WIKI, "hops": 1, "questions": [2, 12]}
+_BRANCHES: dict[str, Any] = {**_WIKI, "hops": 2, "questions": [1, 8]}
+_TEXTS: dict[str, Any] = {"id": "recipes", "steps": [1, 3], "items": [3, 5], "length": ["compact", "standard"]}
+_LONG = ("append", "summarise-at", "rewrite", "fold", "fold-imposed")
+_BROAD = ("react", "native", "graph", "graph-read")
 
 RECIPE = Recipe(
     model={
-        "hidden": 96, "layers": 3, "pattern": "WFK", "intermediate": 192, "tied": True, "init_std": 0.06,
-        "heads": 3, "head_dim": 32, "window": 4, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16,
+        "hidden": 96, "layers": 2, "pattern": "FK", "softmax_conv": True, "intermediate": 192, "tied": True,
+        "init_std": 0.06, "heads": 3, "head_dim": 32, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16,
     },
-    habits=(Habit(name="append", spelled=True), Habit(name="fold", policy="fold", spelled=True)),
-    courses=(Course(world={**_MULTI, "questions": [2, 6]}, episodes=2000, habits=("append", "fold")),),
-    steps=8000,
-    schedule=Schedule(warmup=30, decay=2500, floor=0.05),
+    worlds={"steps": _STEPS, "branches": _BRANCHES, "texts": _TEXTS},
+    habits=(
+        Habit(name="append", plays=(Play(),), worlds=("steps",)),
+        Habit(name="summarise-at", plays=(Play(policy={"id": "summarise-at", "trigger": 500}),), worlds=("steps",)),
+        Habit(name="rewrite", plays=(Play(policy="rewrite"),), worlds=("steps",)),
+        Habit(name="fold", plays=(Play(policy="fold"),), worlds=("steps",)),
+        Habit(
+            name="fold-imposed",
+            plays=(Play(policy={"id": "fold-fixed", "period": 5}), Play(policy={"id": "fold-random", "deep": 0.2})),
+            worlds=("steps",),
+        ),
+        Habit(name="react", plays=(Play(),), worlds=("branches",)),
+        Habit(name="native", plays=(Play(planner="native", plan="parallel"),), worlds=("branches",)),
+        Habit(name="graph", plays=(Play(planner="graph", plan="parallel"),), worlds=("branches",)),
+        Habit(
+            name="graph-read", plays=(Play(planner="graph", plan="parallel", reader=True),), worlds=("branches",)
+        ),
+        Habit(
+            name="reader", plays=(Play(planner="graph", plan="parallel", reader=True),), worlds=("branches",),
+            purposes=("reader",),
+        ),
+        Habit(
+            name="texts",
+            plays=(Play(skills="forced"), Play(skills="curated"), Play(skills={"id": "distractors", "n": 3})),
+            worlds=("texts",),
+        ),
+    ),
+    tests={
+        **{f"steps {k}": Test(world={**_STEPS, "questions": k}, habits=_LONG) for k in (4, 8, 12)},
+        **{f"branches {k}": Test(world={**_BRANCHES, "questions": k}, habits=_BROAD) for k in (1, 4, 8)},
+        **{f"texts {k}": Test(world={**_TEXTS, "steps": k}, habits=("texts",)) for k in (1, 2, 3)},
+    },
+    default="append",
+    episodes=2000,
+    own_episodes=400,
+    steps=3500,
+    schedule=Schedule(warmup=30, decay=1200, floor=0.05),
 )  # fmt: skip
-"""Multi-question episodes of one hop, one call at a time."""
-
-TESTS: dict[str, dict[str, Any]] = {f"multi K={k}": {**_MULTI, "questions": k} for k in (2, 4, 6)}
-"""Name -> settings of the world, without n and seed."""
+"""Each habit a model of 0.27 M parameters: full attention with a short convolution, then KDA."""

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fairtrial.agents.log import Rejected
 from fairtrial.core.errors import UserError
 from fairtrial.models.model import Model, Sampling
-from fairtrial.training.tiny.playing import Habit, open_wiki, play
-from fairtrial.training.tiny.recipe import TEST_SEEDS
+from fairtrial.training.tiny.playing import open_plain, play
+from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One habit in worlds of one kind."""
+    """One habit in worlds of one kind, played in one way."""
 
+    test: str
     habit: str
-    world: str
+    policy: str
+    planner: str
     episodes: int
     em: float
     """Share of episodes whose answer is right as a whole."""
     items: float
-    """Share of answers that are right, where an episode has several; else as `f1`."""
+    """Share of the parts of an answer that are right, where it has several; else as `f1`."""
     unanswered: float
     """Share of episodes that ended without an answer."""
     rejected: float
@@ -33,22 +34,22 @@ class Cell:
 
 
 async def test(
-    model: Model,
-    habits: Sequence[Habit],
-    worlds: Mapping[str, Mapping[str, Any]],
+    recipe: Recipe,
+    models: Callable[[str], Model],
     *,
     episodes: int = 64,
     seed: int = TEST_SEEDS,
+    only: Sequence[str] = (),
     sampling: Sampling | None = None,
 ) -> list[Cell]:
-    """Play `episodes` episodes of each world in each habit.
+    """Play `episodes` episodes of each test in each of its habits' ways.
 
     Args:
-        model: Plays.
-        habits: In what ways.
-        worlds: Name -> settings of the world "wiki", without n and seed.
+        recipe: Its tests and habits.
+        models: The player of a habit.
         episodes: Of each.
         seed: At least TEST_SEEDS: no recipe learns from such worlds.
+        only: Habits; all if empty.
         sampling: None: the most likely token, always.
 
     Raises:
@@ -57,32 +58,37 @@ async def test(
     if seed < TEST_SEEDS:
         raise UserError(f"seed: {seed} may be a world that was learned from; take {TEST_SEEDS} or more")
     cells: list[Cell] = []
-    for name, settings in worlds.items():
-        world = open_wiki({**settings, "n": episodes, "seed": seed})
-        for habit in habits:
-            played = await play(world, habit, model=model, seed=seed, sampling=sampling)
-            logs = [one.log for one in played]
-            cells.append(
-                Cell(
-                    habit.name,
-                    name,
-                    len(played),
-                    sum(one.scores["em"] for one in played) / len(played),
-                    sum(one.scores.get("items", one.scores["f1"]) for one in played) / len(played),
-                    sum(log.answer is None for log in logs) / len(logs),
-                    sum(isinstance(event, Rejected) for log in logs for event in log.events) / len(logs),
-                    sum(1 for log in logs for _ in log.calls()) / len(logs),
+    for name, wanted in recipe.tests.items():
+        world = open_plain({**wanted.world, "n": episodes, "seed": seed})
+        for habit in (recipe.habit(each) for each in wanted.habits if not only or each in only):
+            for how in habit.plays:
+                played = await play(world, how, model=models(habit.name), seed=seed, sampling=sampling)
+                logs = [one.log for one in played]
+                cells.append(
+                    Cell(
+                        name,
+                        habit.name,
+                        how.policy if isinstance(how.policy, str) else how.policy["id"],
+                        (how.planner if isinstance(how.planner, str) else how.planner["id"])
+                        + (f" {how.skills}" if how.skills != "none" else ""),
+                        len(played),
+                        sum(one.scores["em"] for one in played) / len(played),
+                        sum(one.scores.get("items", one.scores.get("f1", 0.0)) for one in played) / len(played),
+                        sum(log.answer is None for log in logs) / len(logs),
+                        sum(isinstance(event, Rejected) for log in logs for event in log.events) / len(logs),
+                        sum(1 for log in logs for _ in log.calls()) / len(logs),
+                    )
                 )
-            )
     return cells
 
 
 def table(cells: Sequence[Cell]) -> str:
     """For people."""
-    lines = [f"{'world':<24} {'habit':<16} {'n':>4} {'em':>6} {'items':>6} {'none':>6} {'rejected':>8} {'turns':>6}"]
+    head = f"{'test':<14} {'habit':<14} {'policy':<14} {'planner':<18} {'n':>4} {'em':>6} {'items':>6}"
+    lines = [f"{head} {'none':>6} {'rejected':>8} {'turns':>6}"]
     lines += [
-        f"{cell.world:<24} {cell.habit:<16} {cell.episodes:>4} {cell.em:>6.3f} {cell.items:>6.3f} "
-        f"{cell.unanswered:>6.3f} {cell.rejected:>8.2f} {cell.turns:>6.1f}"
+        f"{cell.test:<14} {cell.habit:<14} {cell.policy:<14} {cell.planner:<18} {cell.episodes:>4} {cell.em:>6.3f} "
+        f"{cell.items:>6.3f} {cell.unanswered:>6.3f} {cell.rejected:>8.2f} {cell.turns:>6.1f}"
         for cell in cells
     ]
     return "\n".join(lines)

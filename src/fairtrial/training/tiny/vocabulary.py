@@ -22,6 +22,8 @@ from fairtrial.tasks.worlds.wiki_graph import KINDS, RELATIONS, SYLLABLES
 _SMALL = r"[bdfgklmnprstvz][aeiou]"
 _FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
 _NAME = rf"{_FIRST}(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
+_ASKS = r"(?<= )\?"
+"""The end of a question: a token of its own, so that what follows it is decided behind it."""
 _LEAST = 8
 """Times that a stretch must be seen."""
 _LONGEST = 2000
@@ -40,7 +42,7 @@ def stretches(texts: Iterable[str], most: int) -> list[str]:
     A stretch ends with its line, so that dialects share what they have in common.
     """
     words = "|".join(map(re.escape, world_words()))
-    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
+    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}}|{_ASKS}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
     found: Counter[str] = Counter()
     for text in texts:
         for between in open_places.split(text):
@@ -119,6 +121,7 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
         *(f"(?:{_bounded(text)})" for text in known),
         rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
         rf"(?<![A-Za-z0-9]){_NAME}",
+        _ASKS,
         r"\p{N}",
         rf" ?(?!{_NAME})\p{{L}}+",
         r" ?[^\s\p{L}\p{N}]+",

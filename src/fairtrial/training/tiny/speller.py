@@ -1,0 +1,90 @@
+"""The oracle, but what it says beside its actions is spelled out for a small reader: where each thing comes from.
+
+A small model copies: it finds where the last few tokens stood before and says what followed there. So each thing that
+is to be said is put behind words that stand before it in the prompt too. Before it looks up the next question it says
+the last one again, for behind that one the next one stands; before it answers it says again every fact that the answer
+rests on. It notes down what the last results say, as a fold where its policy folds, else in plain text.
+
+For questions of the family "multi" of the world "wiki" in plain style.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fairtrial.agents.accounting import text_of
+from fairtrial.agents.context.folding import Folding
+from fairtrial.agents.context.policy import ContextPolicy
+from fairtrial.agents.dialects import Voice
+from fairtrial.agents.gold import Beliefs, Gold
+from fairtrial.agents.oracle_player import OracleModel, OracleSettings
+from fairtrial.agents.planners.planner import Planner
+from fairtrial.models.model import Message
+from fairtrial.tasks.worlds.world import Episode, GoldStep
+
+_LINE = re.compile(r"(\d+) [^?]+\?")
+DONE = "done ."
+
+
+class Speller(OracleModel):
+    """Plays one episode."""
+
+    name = "oracle-player, spelled out"
+
+    def __init__(
+        self,
+        episode: Episode,
+        settings: OracleSettings | None = None,
+        *,
+        planner: Planner | None = None,
+        policy: ContextPolicy | None = None,
+    ) -> None:
+        """As the oracle."""
+        super().__init__([episode], settings, planner=planner, policy=policy)
+        self._lines = {int(found[1]): found[0] for found in _LINE.finditer(episode.question)}
+        steps = {step.id: step for step in episode.plan}
+        self._chains: list[list[GoldStep]] = []
+        """The steps of each question."""
+        for goal in episode.facts["item_steps"]:
+            chain = [steps[goal]]
+            while chain[0].deps:
+                chain.insert(0, steps[chain[0].deps[0]])
+            self._chains.append(chain)
+        self._item = {step.id: at for at, chain in enumerate(self._chains, 1) for step in chain}
+
+    def _folds(self, *, ends: bool) -> bool:
+        return True
+
+    def _why(
+        self, voice: Voice, gold: Gold, beliefs: Beliefs, messages: Sequence[Message], steps: Sequence[GoldStep]
+    ) -> str:
+        said = [] if isinstance(voice.policy, Folding) else self._noted(gold, messages)
+        many = len(steps) > 1 or self.settings.plan == "parallel"
+        if many:
+            asked = [f"{gold.asked(step, beliefs)} ?" for step in steps]
+            return " ".join([*said, *asked]) or DONE
+        last = max((self._item[step.id] for step in gold.episode.plan if beliefs.settled(step.id)), default=None)
+        following = self._item[steps[0].id] if steps else None
+        told = [self._lines[item] for item in dict.fromkeys((last, following)) if item is not None]
+        if steps and len(self._chains[0]) > 1:
+            told.append(f"{gold.asked(steps[0], beliefs)} ?")
+        if not steps:
+            told += [DONE, *(self._chain(number, gold, beliefs) for number in self._lines)]
+        return " ".join([*said, *told])
+
+    def _noted(self, gold: Gold, messages: Sequence[Message]) -> list[str]:
+        """What the messages behind the last turn say of what is needed."""
+        begin = max((at + 1 for at, message in enumerate(messages) if message.role == "assistant"), default=None)
+        if begin is None:
+            return []
+        results = "\n".join(text_of(message) for message in messages[begin:])
+        return [f"{words}{value} ." for words, value in dict.fromkeys(Beliefs(gold, results).notes())]
+
+    def _chain(self, number: int, gold: Gold, beliefs: Beliefs) -> str:
+        """A question from its head to its answer, through every value between."""
+        words = [str(number)]
+        for at, step in enumerate(self._chains[number - 1]):
+            asked = gold.asked(step, beliefs)
+            words += [asked if at == 0 else asked.partition(" ")[2], beliefs.value(step.id)]
+        return f"{' '.join(words)} ."
