@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from pydantic import ValidationError
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.episode import EpisodeTrial
 from fairtrial.agents.planners.opening import open_planner
+from fairtrial.agents.reader import _RULES as READER_RULES
+from fairtrial.agents.reader import Reader
 from fairtrial.agents.simulated import SimulatedClock
-from fairtrial.agents.tools.tool import Tool
+from fairtrial.agents.tools.tool import Tool, ToolError
 from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
 from fairtrial.models.embedded import routing
@@ -92,13 +95,11 @@ def trained_for(policy: str, planner: str, **fields: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the habits of ARMS, "reader" and "text"; "fold" takes 600 tokens. Do not change it."""
-    from fairtrial.agents import reader
-
     habits = {
         name: Habit(folder=name, default=name == "append", context=600 if name == "fold" else None, **trained_for(*arm))
         for name, arm in ARMS.items()
     }
-    habits["reader"] = Habit(folder="reader", rules=routing.rule_lines([reader._RULES]))
+    habits["reader"] = Habit(folder="reader", rules=routing.rule_lines([READER_RULES]))
     habits["text"] = Habit(folder="text")
     return make(tmp_path_factory.mktemp("embedded") / "mine", habits)
 
@@ -141,6 +142,16 @@ def test_variants_of_a_policy_share_its_habit(folder: Path):
         drawn = {"id": "fold-random", "deep": 0.5}
         assert model.habit(asking(rules(drawn, "react", VISIT))) == "fold-imposed"
         assert model.habit(asking(rules({"id": "last-n", "n": 3}, "react", VISIT))) == "append"
+
+    with_model(folder, use)
+
+
+def test_a_reader_of_documents_is_asked_under_rules_of_its_own(folder: Path):
+    async def use(model: EmbeddedModel) -> None:
+        read = Reader(model, 0, Sampling(temperature=0, max_tokens=4)).tool.call
+        with contextlib.suppress(ToolError):
+            await read({"question": "Who is Balabo ?", "document": "Balabo is a page ."})
+        assert model.opened == {"reader"}
 
     with_model(folder, use)
 
