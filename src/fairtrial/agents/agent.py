@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from fairtrial.core import registry
 from fairtrial.core.clock import Timer
-from fairtrial.core.config import Config, parse
-from fairtrial.core.errors import UserError
+from fairtrial.core.config import Config
 from fairtrial.core.limits import Meter
 from fairtrial.core.trajectory import CodeAction, TextObservation, Trajectory
 from fairtrial.tasks.sandbox.api import Box, End, Execution, Mount, Network
@@ -103,12 +102,9 @@ class NoSettings(Config):
 
 def open_agent(spec: str | Mapping[str, Any], base: Path, *, where: str = "agent") -> Agent:
     """The agent that an arm names: `"oracle"`, or a table with `id` and the agent's own settings. Raises UserError."""
-    table: dict[str, Any] = {"id": spec} if isinstance(spec, str) else dict(spec)
-    name = table.pop("id", None)
-    if not isinstance(name, str):
-        raise UserError(f'{where}: say which agent: agent = "oracle" or agent = {{ id = "command", ... }}')
-    kind = registry.load("agents", name, where=where)
-    return kind(parse(kind.settings_type, table, where=where), base)
+    advice = 'say which agent: agent = "oracle" or agent = { id = "command", ... }'
+    kind, settings = registry.chosen("agents", spec, advice, where=where)
+    return kind(settings, base)
 
 
 def outcome_of(done: Execution) -> tuple[str | None, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fairtrial.agents.journal import Journal
 from fairtrial.agents.log import Status
-from fairtrial.agents.resolve import as_text
+from fairtrial.agents.resolve import as_text, deeper
 from fairtrial.agents.tools.tool import Tool, ToolError
 from fairtrial.core.clock import Clock
 from fairtrial.core.errors import FairtrialError, one_line
@@ -102,7 +102,7 @@ async def _answer(call: Call) -> Outcome:
     try:
         text = as_text(value)
         value = value if isinstance(value, str) else json.loads(text)
-        if _deeper(value, _DEPTH):
+        if deeper(value, _DEPTH):
             return Outcome("error", f"the tool returned JSON that is nested more than {_DEPTH} deep")
         return Outcome("ok", text, value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -113,17 +113,6 @@ def pause(run: str, path: str, attempt: int) -> float:
     """Seconds before attempt 2, 3 ...: doubling, and up to half more, by the call's name: not all come at once."""
     spread = hashlib.blake2b(f"{run}\n{path}\n{attempt}".encode(), digest_size=4).digest()
     return min(_LONGEST_S, _FIRST_S * 2 ** (attempt - 2)) * (1 + int.from_bytes(spread, "big") / 2**33)
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested more than so deep; without recursion."""
-    layer = [value]
-    for _ in range(levels + 1):
-        boxes = [item for item in layer if isinstance(item, dict | list)]
-        if not boxes:
-            return False
-        layer = [item for box in boxes for item in (box.values() if isinstance(box, dict) else box)]
-    return True
 
 
 def _told(error: BaseException) -> str:

@@ -156,12 +156,9 @@ def check_equal(suite: EpisodeSuite, arms: Mapping[str, EpisodeArm]) -> None:
 
 def open_world(spec: str | Mapping[str, Any], base: Path) -> World:
     """The world that a suite names. Raises UserError."""
-    table: dict[str, Any] = {"id": spec} if isinstance(spec, str) else dict(spec)
-    name = table.pop("id", None)
-    if not isinstance(name, str):
-        raise UserError('[suite] world: say which world: world = "wiki" or world = { id = "wiki", ... }')
-    kind = registry.load("worlds", name, where="[suite] world")
-    return kind(parse(kind.settings_type, table, where="[suite] world"), base)
+    advice = 'say which world: world = "wiki" or world = { id = "wiki", ... }'
+    kind, settings = registry.chosen("worlds", spec, advice, where="[suite] world")
+    return kind(settings, base)
 
 
 class EpisodeTrial:

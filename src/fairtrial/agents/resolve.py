@@ -67,3 +67,14 @@ def _has(value: Any) -> str:
     if isinstance(value, list):
         return f"; it has {len(value)} entries"
     return "; it is one value without parts" if not isinstance(value, str) else "; it is text"
+
+
+def deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested more than so deep; without recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        boxes = [item for item in layer if isinstance(item, dict | list)]
+        if not boxes:
+            return False
+        layer = [item for box in boxes for item in (box.values() if isinstance(box, dict) else box)]
+    return True

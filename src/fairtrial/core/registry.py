@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import UserError, did_you_mean, one_line
 
 ROLES = {
@@ -59,6 +61,19 @@ def load(role: str, name: str, *, where: str = "") -> Any:
         raise UserError(
             f'{at}{ROLES[role]} "{name}" ({_owner(entries[name])}) cannot be loaded: {one_line(error)}'
         ) from error
+
+
+def chosen(role: str, spec: str | Mapping[str, Any], advice: str, *, where: str) -> tuple[Any, Config]:
+    """What a user names in a role, and its settings: a name alone, or a table with `id` and the settings.
+
+    Raises UserError, prefixed with `where`; where nothing is named it says `advice`.
+    """
+    table: dict[str, Any] = {"id": spec} if isinstance(spec, str) else dict(spec)
+    name = table.pop("id", None)
+    if not isinstance(name, str):
+        raise UserError(f"{where}: {advice}")
+    kind = load(role, name, where=where)
+    return kind, parse(kind.settings_type, table, where=where)
 
 
 def broken() -> dict[str, str]:

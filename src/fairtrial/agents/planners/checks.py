@@ -15,6 +15,7 @@ import fastjsonschema
 
 from fairtrial.agents.planners.plan import Node, Plan, Template, refs
 from fairtrial.agents.planners.planner import RejectedTurn
+from fairtrial.agents.resolve import deeper
 from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.core.ids import canonical_json
 
@@ -93,7 +94,7 @@ def check_call(
         raise RejectedTurn(
             "malformed", f'the arguments of "{node.tool}" are no JSON object (got {_shortened(node.malformed)})'
         )
-    if _deeper(node.args, _DEPTH):
+    if deeper(node.args, _DEPTH):
         raise RejectedTurn("malformed", f'node "{node.id}": its arguments are nested more than {_DEPTH} deep')
     unresolved = {key: value for key, value in node.args.items() if next(refs(value), None) is not None}
     args = node.args
@@ -107,17 +108,6 @@ def check_call(
         checked[node.tool, shape](args)
     except ArgumentError as error:
         raise RejectedTurn("schema", f'node "{node.id}": {error}') from None
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested more than so deep; without recursion."""
-    layer = [value]
-    for _ in range(levels + 1):
-        boxes = [item for item in layer if isinstance(item, dict | list)]
-        if not boxes:
-            return False
-        layer = [item for box in boxes for item in (box.values() if isinstance(box, dict) else box)]
-    return True
 
 
 def _check_references(node: Node, ids: set[str]) -> None:

@@ -15,7 +15,6 @@ from fairtrial.agents.planners.calls import BEGINS, DOLLARS, LINE, Reader, writt
 from fairtrial.agents.planners.plan import Node
 from fairtrial.agents.planners.planner import Move
 from fairtrial.agents.planners.reading import (
-    Found,
     Tools,
     answer_text,
     answered,
@@ -25,7 +24,7 @@ from fairtrial.agents.planners.reading import (
     functions,
     graph_rules,
     named_for,
-    no_forward,
+    numbered,
     open_tag,
     plan_start,
     references,
@@ -69,10 +68,7 @@ class Compiler:
     def read(self, text: str, tool_calls: Sequence[ToolCall], tools: Sequence[dict[str, Any]]) -> Move:
         """The plan or the answer. Raises RejectedTurn."""
         answer, rest = answered(text)
-        pairs = list(_nodes(rest, tools, final=True))
-        nodes = tuple(node for node, _, _ in pairs)
-        no_forward(nodes)
-        found = Found(nodes, rest[pairs[0][1] : pairs[-1][2]]) if pairs else None
+        found = numbered(_nodes(rest, tools, final=True), rest)
         return settled(text, found, answer, tools, self._limit, "a line 1. TOOL(...)")
 
     def nodes_so_far(self, text: str, tools: Sequence[dict[str, Any]]) -> tuple[Node, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ class Found:
 
     nodes: tuple[Node, ...]
     written: str
+
+
+def numbered(pieces: Iterable[tuple[Node, int, int]], text: str) -> Found | None:
+    """The nodes of lines that are numbered, each with where in the text it stands. Raises RejectedTurn."""
+    placed = list(pieces)
+    nodes = tuple(node for node, _, _ in placed)
+    _no_forward(nodes)
+    return Found(nodes, text[placed[0][1] : placed[-1][2]]) if placed else None
 
 
 def answered(text: str) -> tuple[Element | None, str]:
@@ -145,8 +153,8 @@ def references(args: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ref.node for ref in refs(args)))
 
 
-def no_forward(nodes: Sequence[Node]) -> None:
-    """Refuse a reference to a node that comes later, in dialects that number their nodes. Raises RejectedTurn."""
+def _no_forward(nodes: Sequence[Node]) -> None:
+    """Refuse a reference to a node that comes later."""
     places = {node.id: place for place, node in enumerate(nodes)}
     for place, node in enumerate(nodes):
         for dep in node.deps:

@@ -16,7 +16,6 @@ from fairtrial.agents.planners.calls import HASHES, LINE, Call, Reader, written
 from fairtrial.agents.planners.plan import Node, Ref, Template
 from fairtrial.agents.planners.planner import Move, RejectedTurn
 from fairtrial.agents.planners.reading import (
-    Found,
     Tools,
     answer_text,
     answered,
@@ -26,7 +25,7 @@ from fairtrial.agents.planners.reading import (
     functions,
     graph_rules,
     named_for,
-    no_forward,
+    numbered,
     open_tag,
     plan_start,
     references,
@@ -74,10 +73,7 @@ class Rewoo:
     def read(self, text: str, tool_calls: Sequence[ToolCall], tools: Sequence[dict[str, Any]]) -> Move:
         """The plan or the answer. Raises RejectedTurn."""
         answer, rest = answered(text)
-        pairs = list(self._nodes(rest, tools, final=True))
-        nodes = tuple(node for node, _, _ in pairs)
-        no_forward(nodes)
-        found = Found(nodes, rest[pairs[0][1] : pairs[-1][2]]) if pairs else None
+        found = numbered(self._nodes(rest, tools, final=True), rest)
         return settled(text, found, answer, tools, self._settings.max_nodes, "a line #E1 = TOOL[...]")
 
     def nodes_so_far(self, text: str, tools: Sequence[dict[str, Any]]) -> tuple[Node, ...]:
