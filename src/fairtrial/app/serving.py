@@ -112,12 +112,14 @@ def serve(
 def model_spec(text: str, overrides: tuple[str, ...]) -> str | dict[str, Any]:
     """What `open_model` takes, from KIND:TEXT and settings as KEY=VALUE. Raises UserError."""
     kind, _, argument = text.partition(":")
-    if not overrides or not argument:
+    if not overrides:
         return text
     from fairtrial.core import registry
     from fairtrial.studies.study import apply_override
 
-    table: dict[str, Any] = {"kind": kind, registry.load("models", kind).argument: argument}
+    table: dict[str, Any] = {"kind": kind}
+    if argument:
+        table[registry.load("models", kind).argument] = argument
     for override in overrides:
         apply_override(table, override)
     return table
