@@ -146,10 +146,7 @@ class OracleModel(ScriptedPlayer):
         ends = last or not beliefs.open()
         steps: Sequence[GoldStep] = ()
         if ends:
-            answer = "".join(
-                self._said(piece, rng) if at % 2 else piece for at, piece in enumerate(gold.answer(beliefs))
-            )
-            said, calls = voice.planner.write(Move(answer=answer))
+            said, calls = voice.planner.write(Move(answer=self._answer(gold, beliefs, rng)))
         else:
             single = self.settings.plan == "sequential" or _TOO_MANY.search(messages[-1].content) is not None
             said, calls, steps = self._act(voice, gold, beliefs, body, single=single)
@@ -158,6 +155,11 @@ class OracleModel(ScriptedPlayer):
         thinking = f"Known so far: {self._stated(beliefs)}" if self.settings.thinking else ""
         text = voice.policy.write(fold, why, thinking) + said
         return self._slipped(text, calls, rng)
+
+    def _answer(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
+        """The final answer from what is believed."""
+        pieces = enumerate(gold.answer(beliefs))
+        return "".join(self._said(piece, rng) if at % 2 else piece for at, piece in pieces)
 
     def _folds(self, *, ends: bool) -> bool:
         """Whether a turn folds, where its policy does: one that answers needs no fold."""

@@ -52,7 +52,8 @@ class WikiSettings(Config):
     """Taken in turn."""
     style: Style = "text"
     """text: English in varied sentences, two-word names. plain: a mini-language for very small models; a fact is
-    `SUBJECT RELATION VALUE .`, a question `SUBJECT RELATION RELATION ?`."""
+    `SUBJECT RELATION VALUE .`, a question `SUBJECT RELATION RELATION ?`. Of several answers the last word of each
+    counts there, so that the words of the question may stand before it."""
     hops: Span = 2
     """Relations to follow: chain, each branch of compare, each question of multi."""
     branches: Span = 3

@@ -28,7 +28,10 @@ def _right(episode: Episode, answer: str | None) -> dict[str, float]:
     if "rows" in episode.facts:
         return table(answer or "", episode.facts["rows"], episode.facts["header"][0])
     if "items" in episode.facts:
-        return items(answer or "", episode.facts["items"])
+        told = answer or ""
+        if episode.facts.get("style") == "plain":  # the words of the question may stand before a value
+            told = ";".join(part.split()[-1] for part in re.split(r"[;\n]", told) if part.strip())
+        return items(told, episode.facts["items"])
     return {"em": exact_match(answer, episode.answers), "f1": f1(answer, episode.answers)}
 
 

@@ -2,14 +2,15 @@
 
 A small model copies: it finds where the last few tokens stood before and says what followed there. So each thing that
 is to be said is put behind words that stand before it in the prompt too. Before it looks up the next question it says
-the last one again, for behind that one the next one stands; before it answers it says again every fact that the answer
-rests on. It notes down what the last results say, as a fold where its policy folds, else in plain text.
+the last one again, for behind that one the next one stands; in its answer the question and all that leads from it stand
+before each value. It notes down what the last results say, as a fold where its policy folds, else in plain text.
 
 For questions of the family "multi" of the world "wiki" in plain style.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from fairtrial.models.model import Message
 from fairtrial.tasks.worlds.world import Episode, GoldStep
 
 _LINE = re.compile(r"(\d+) [^?]+\?")
-DONE = "done ."
+DONE = "done"
 
 
 class Speller(OracleModel):
@@ -70,8 +71,11 @@ class Speller(OracleModel):
         if steps and len(self._chains[0]) > 1:
             told.append(f"{gold.asked(steps[0], beliefs)} ?")
         if not steps:
-            told += [DONE, *(self._chain(number, gold, beliefs) for number in self._lines)]
+            told.append(DONE)
         return " ".join([*said, *told])
+
+    def _answer(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
+        return " ; ".join(self._chain(number, gold, beliefs) for number in self._lines)
 
     def _noted(self, gold: Gold, messages: Sequence[Message]) -> list[str]:
         """What the messages behind the last turn say of what is needed."""
@@ -87,4 +91,4 @@ class Speller(OracleModel):
         for at, step in enumerate(self._chains[number - 1]):
             asked = gold.asked(step, beliefs)
             words += [asked if at == 0 else asked.partition(" ")[2], beliefs.value(step.id)]
-        return f"{' '.join(words)} ."
+        return " ".join(words)

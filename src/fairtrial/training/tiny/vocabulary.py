@@ -42,7 +42,7 @@ def stretches(texts: Iterable[str], most: int) -> list[str]:
     A stretch ends with its line, so that dialects share what they have in common.
     """
     words = "|".join(map(re.escape, world_words()))
-    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}}|{_ASKS}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
+    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}} ?|{_ASKS}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
     found: Counter[str] = Counter()
     for text in texts:
         for between in open_places.split(text):
@@ -87,12 +87,14 @@ def _single() -> Iterator[str]:
         yield from _forms(word)
     for syllable in SYLLABLES:
         yield from (syllable.capitalize(), syllable)
-    yield from map(str, range(10))
+    for digit in range(10):
+        yield from (f"{digit} ", f"{digit}")
 
 
 def values(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of syllables, digits and relations: what facts are written with."""
-    texts = [*(s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())), *map(str, range(10))]
+    texts = [s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())]
+    texts += [f"{digit}{end}" for digit in range(10) for end in ("", " ")]
     found = [tokenizer.encode(text) for text in texts]
     known = {ids[0] for ids in found if len(ids) == 1}
     return frozenset(known.union(*relation_forms(tokenizer)))
@@ -122,7 +124,7 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
         rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
         rf"(?<![A-Za-z0-9]){_NAME}",
         _ASKS,
-        r"\p{N}",
+        r"\p{N} ?",
         rf" ?(?!{_NAME})\p{{L}}+",
         r" ?[^\s\p{L}\p{N}]+",
         r"\s*[\r\n]+",
