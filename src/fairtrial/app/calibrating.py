@@ -11,6 +11,7 @@ from fairtrial.core.errors import UserError
 
 if TYPE_CHECKING:
     from fairtrial.studies.calibrate import Calibration
+    from fairtrial.studies.study import CalibrationSpec
 
 
 def calibrate(
@@ -23,17 +24,18 @@ def calibrate(
         if overrides or out:
             raise UserError(f"{source} is a run directory: --set and --out go with a study file")
         path = source
+        spec = None
     else:
         path = out or Path("runs") / f"{source.stem}-calibration"
-        _run_twins(source, path, overrides, quiet or as_json)
-    found = calibration_of(path, studies)
+        spec = _run_twins(source, path, overrides, quiet or as_json)
+    found = calibration_of(path, studies, spec)
     if as_json:
         print_json({"path": str(path), **found.model_dump(mode="json")})
     else:
         _print(found, path)
 
 
-def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool) -> None:
+def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool) -> CalibrationSpec:
     from fairtrial.app.running import base_of, watched
     from fairtrial.studies.calibrate import twin_study
     from fairtrial.studies.study import bind, load_study, study_toml
@@ -44,6 +46,7 @@ def _run_twins(source: Path, path: Path, overrides: tuple[str, ...], quiet: bool
     if finished is None or finished.interrupted:
         sys.stderr.write("interrupted; run the same command again to continue\n")
         raise SystemExit(130)
+    return twins.calibration
 
 
 def _print(found: Calibration, path: Path) -> None:
@@ -52,8 +55,9 @@ def _print(found: Calibration, path: Path) -> None:
     from fairtrial.studies.report.terminal import open_console
 
     console = open_console()
+    named, whose = (f" ({found.arm})", f"the scores of {found.arm}") if found.arm else ("", "the control's own scores")
     console.print(
-        f"A against A, run for real ({path}): {found.blocks} paired blocks, "
+        f"A against A{named}, run for real ({path}): {found.blocks} paired blocks, "
         f"{found.disagreements} in which two identical arms scored differently",
         markup=False,
         soft_wrap=True,
@@ -61,8 +65,8 @@ def _print(found: Calibration, path: Path) -> None:
     if found.real_p is not None:
         console.print(f"  estimate {found.real_estimate:+.3f}, p = {found.real_p:.3f}", markup=False)
     console.print(
-        f"\nSimulated from the control's own scores: {found.studies} studies of {found.tasks} tasks x {found.repeats} "
-        f"repeats for each line, alpha {found.alpha:.2g}",
+        f"\nSimulated from {whose}: {found.studies} studies of {found.tasks} tasks x {found.repeats} repeats for each "
+        f"line, alpha {found.alpha:.2g}",
         markup=False,
         soft_wrap=True,
     )

@@ -4,29 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 from fairtrial.core.errors import UserError
 from fairtrial.store import RunDir
 from fairtrial.studies.analysis import ScoresByRepeat, clusters_of, paired_of, scores_of
 from fairtrial.studies.calibrate import TWIN, Calibration, simulate
 from fairtrial.studies.plan import study_of
+from fairtrial.studies.study import CalibrationSpec
+
+_ENOUGH = 10
+"""With fewer blocks that differ, 0/1 scores are too coarse for a false alarm in twenty studies."""
 
 
-def calibration_of(path: Path, studies: int) -> Calibration:
-    """The calibration of a run directory. Raises UserError where its control has no scores."""
+def calibration_of(path: Path, studies: int, spec: CalibrationSpec | None = None) -> Calibration:
+    """The calibration of a run directory.
+
+    `spec` says otherwise than the run what to plant, and how large simulated studies are. Raises UserError where the
+    arm has no scores.
+    """
     with RunDir.open(path) as run:
         study, tasks = study_of(run.manifest, path)
         scores = scores_of(run, str(run.manifest["score"]))
-    control, twin, families = scores.get(study.control, {}), scores.get(TWIN), clusters_of(study, tasks)
+    spec = spec or study.calibration
+    name = study.control if TWIN in scores else spec.arm or study.control
+    control, twin, families = scores.get(name, {}), scores.get(TWIN), clusters_of(study, tasks)
     pools = _pools(control, twin or {})
     if not pools:
-        raise UserError(f"{path}: the control arm has no scores to calibrate with")
-    rates = simulate(pools, study.repeats, study.analysis, studies=studies, study_seed=study.seed, families=families)
+        raise UserError(f"{path}: the arm {name} has no scores to calibrate with")
+    size, repeats = spec.tasks or len(pools), spec.repeats or study.repeats
+    rates = simulate(
+        pools,
+        study.analysis,
+        tasks=size,
+        repeats=repeats,
+        studies=studies,
+        study_seed=study.seed,
+        planted=spec.planted,
+        families=families,
+    )
     effect = paired_of(study, control, twin, families) if twin else None
     differ = _disagreements(control, twin or {})
     return Calibration(
-        tasks=len(pools),
-        repeats=study.repeats,
+        arm=spec.arm,
+        tasks=size,
+        repeats=repeats,
         studies=studies,
         alpha=1 - study.analysis.confidence,
         disagreements=differ,
@@ -34,7 +56,7 @@ def calibration_of(path: Path, studies: int) -> Calibration:
         real_p=effect.p if effect else None,
         real_estimate=effect.estimate if effect else None,
         rates=rates,
-        notes=tuple(_notes(pools, twin is None, differ)),
+        notes=tuple(_notes(pools, name, twin is None, differ, size * repeats)),
     )
 
 
@@ -57,7 +79,7 @@ def _disagreements(control: ScoresByRepeat, twin: ScoresByRepeat) -> int:
     )
 
 
-def _notes(pools: dict[str, list[float]], no_twin: bool, disagreements: int) -> Iterator[str]:
+def _notes(pools: dict[str, list[float]], arm: str, no_twin: bool, disagreements: int, trials: int) -> Iterator[str]:
     if no_twin:
         yield "This run has no second control: the real A-against-A part needs `fairtrial calibrate STUDY.toml`."
     if disagreements:
@@ -65,8 +87,14 @@ def _notes(pools: dict[str, list[float]], no_twin: bool, disagreements: int) -> 
             f"{disagreements} blocks differ between identical arms: the agent, the environment or the verifier is "
             "random beyond the seed."
         )
-    if len({value for pool in pools.values() for value in pool}) == 1:
+    values = [value for pool in pools.values() for value in pool]
+    if len(set(values)) == 1:
         yield (
-            "The control scored the same everywhere: the rates lean on the shrinkage; use a pilot whose control "
-            "sometimes succeeds."
+            f"{arm} scored the same everywhere: the rates lean on the shrinkage; name an arm that sometimes succeeds "
+            "as calibration.arm."
+        )
+    elif set(values) <= {0.0, 1.0} and (rare := trials * 2 * fmean(values) * (1 - fmean(values))) < _ENOUGH:
+        yield (
+            f"At most about {rare:.0f} of {trials} blocks would differ between two such arms: with so few the test "
+            "raises fewer false alarms than it may, and finds less; take more tasks, harder ones, or a finer score."
         )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -81,10 +81,27 @@ class Claim(Config):
         return self
 
 
+class CalibrationSpec(Config):
+    """`[calibration]`: what `fairtrial calibrate` plays twice, and what it plants; no part of a run."""
+
+    arm: str | None = None
+    """The arm that is played against itself; None: the control. An arm that always or never succeeds tells little."""
+    planted: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.05, 0.1, 0.2, 0.3)
+    """Sizes of the effects to plant; they go where the scores have more room, up or down."""
+    tasks: int | None = Field(default=None, ge=2)
+    """Of each simulated study; None: as many as were played."""
+    repeats: int | None = Field(default=None, ge=1)
+    """Of each simulated study; None: the study's."""
+
+
 class EngineSpec(EngineOptions):
     """`[engine]`: where and how wide trials run. Volatile: may change between resumes."""
 
     id: str = "local"
+
+
+_VOLATILE = {"engine", "budget", "calibration", "title", "question", "published", "paper"}
+"""What may change between resumes."""
 
 
 class Study(Config):
@@ -108,6 +125,7 @@ class Study(Config):
     budget: Limits = Limits()
     """For the study, over all resumes; volatile."""
     analysis: Analysis = Analysis()
+    calibration: CalibrationSpec = CalibrationSpec()
     engine: EngineSpec = EngineSpec()
 
     @field_validator("arms")
@@ -135,6 +153,8 @@ class Study(Config):
                     raise ValueError(f'claims.{index}.{key}: no arm "{name}"{did_you_mean(name, self.arms)}')
             if claim.arm == (claim.against or self.control):
                 raise ValueError(f'claims.{index}.against: "{claim.arm}" is compared with itself; name another arm')
+        if (name := self.calibration.arm) is not None and name not in self.arms:
+            raise ValueError(f'calibration.arm: no arm "{name}"{did_you_mean(name, self.arms)}')
         for name in Limits.model_fields:
             if getattr(self.budget, name) is not None and getattr(self.limits, name) is None:
                 raise ValueError(
@@ -164,7 +184,7 @@ class Study(Config):
 
     def frozen_part(self) -> dict[str, Any]:
         """What must not change between resumes, as JSON."""
-        data = json.loads(self.model_dump_json(exclude={"engine", "budget", "title", "question", "published", "paper"}))
+        data = json.loads(self.model_dump_json(exclude=_VOLATILE))
         for arm in data["arms"].values():
             del arm["engine"], arm["title"]
         for claim in data["claims"]:
