@@ -237,6 +237,18 @@ def test_limits_are_the_same_in_all_arms_or_the_difference_has_a_name(tmp_path):
         Lab(tmp_path, {"a": {}}, tasks=["none-*"])
 
 
+def test_an_arm_without_room_for_the_shortest_question_is_refused(tmp_path):
+    small = {"kind": "scripted", "replies": ["<answer>x</answer>"], "after": "last"}
+    for common, arm, said in (
+        ({"window": 20}, {}, r'arm "a": the prompt has \d+ tokens, the window 20, .* question \(wiki-.*raise `window`'),
+        ({}, {"window": 150, "differs": ["window"], "policy": "fold"}, 'arm "b": .* the window 150'),
+        ({}, {"model": {**small, "context": 40}}, 'arm "b": the model takes 40 tokens.*choose a model with more'),
+    ):
+        with pytest.raises(UserError, match=said):
+            Lab(tmp_path, {"a": {}, "b": arm}, **common)
+    Lab(tmp_path, {"a": {}, "b": {"model": {**small, "context": 4000}}})
+
+
 def test_four_times_the_window_is_a_control_for_folding(tmp_path):
     arms = {
         "append": {},

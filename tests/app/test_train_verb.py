@@ -121,8 +121,11 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
         done = fairtrial("--text", "own.txt", "--out", "t", "--set", change, cwd=folder)
         assert said in complaint(done) and "required" not in done.stderr
         assert "reading the text" not in done.stderr, "the configuration is looked at before a long text is"
+        assert not (folder / "t").exists(), "what is refused leaves nothing"
     (folder / "empty.txt").write_text("\n")
+    (folder / "e").mkdir()
     said = complaint(fairtrial("--text", "empty.txt", "--out", "e", cwd=folder))
+    assert (folder / "e").is_dir(), "a folder of the user's stays"
     assert "there is no text in" in said and "empty.txt" in said
     said = complaint(fairtrial("run.toml", "--out", "n", "--set", "optim.lr=1e30", "--set", "save_every=1", cwd=folder))
     assert "step " in said and "training stopped" in said and "optim.lr" in said

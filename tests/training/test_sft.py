@@ -23,6 +23,7 @@ pytest.importorskip("peft")
 
 from fairtrial import Study  # noqa: E402
 from fairtrial.agents.samples.writing import read_samples, write_samples  # noqa: E402
+from fairtrial.app.cli import main  # noqa: E402
 from fairtrial.core.clock import SystemClock  # noqa: E402
 from fairtrial.core.config import parse  # noqa: E402
 from fairtrial.core.errors import UserError  # noqa: E402
@@ -377,6 +378,24 @@ def test_bad_input_is_one_clear_line(lab: Path, tmp_path: Path) -> None:
         train(lab, tmp_path / "e", settings("native", method="lora", lora={"targets": ["q_prj"]}))
     with pytest.raises(UserError, match=r"step \d+: .*(the loss is|is not finite|has NaN|has infinite)"):
         train(lab, tmp_path / "f", settings("llama", optim={"lr": 1e30, "clip": 0.0}))
+
+
+def test_what_is_refused_is_said_in_one_line_and_leaves_nothing(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "silent.jsonl").write_text(json.dumps(trajectory("Where is Paris?", loss=False)) + "\n")
+    for model, more, said in (
+        (lab / "native", (), "no usable targets to learn from (2 x marked as not to be learned"),
+        (lab / "native", ("--set", "purposes=[]"), '"purposes"'),
+        (tmp_path / "nope", (), "no such file; put the model's tokenizer beside its weights"),
+    ):
+        out = tmp_path / "out"
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "sft", str(tmp_path / "silent.jsonl"), "--model", f"native:{model}", "--out", str(out),
+                  "--quiet", *more])  # fmt: skip
+        complaint = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and len(complaint) == 1 and said in complaint[0], complaint
+        assert not out.exists()
 
 
 def test_held_out_runs_are_scored_and_never_trained_on(lab: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fairtrial.agents.oracle_player import OracleModel, OracleSettings, unplayab
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.reader import Reader, derived_seed
 from fairtrial.agents.recording import dump_log, trajectory_of
+from fairtrial.agents.room import refuse_cramped
 from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.simulated import SimulatedClock
 from fairtrial.agents.skills.disclosure import Kit
@@ -198,6 +199,9 @@ class EpisodeTrial:
                     check_model(spec, base, where=where)
                 elif (reason := unplayable(world, list(episodes.values()))) is not None:
                     raise UserError(f'{where} = "oracle": {reason}')
+            policy, planner = _open_parts(arm, settings, f'arm "{name}"')
+            count, takes = Estimate(settings.characters_per_token), _context(model, f'arm "{name}"')
+            refuse_cramped(world, list(episodes.values()), policy, planner, count, takes, f'arm "{name}"')
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """The right answer must be graded 1, and no answer 0."""
@@ -300,6 +304,13 @@ def _open_parts(arm: EpisodeArm, settings: EpisodeSuite, where: str) -> tuple[An
     table |= {"window": settings.window, "thinking": settings.thinking == "keep"}
     policy = open_policy(table, Estimate(settings.characters_per_token), where=f"{where}: policy")
     return policy, open_planner(arm.planner, where=f"{where}: planner")
+
+
+def _context(model: ModelSpec, where: str) -> int | None:
+    """Tokens that a model takes, as far as its settings say."""
+    if _oracle(model, where) is not None:
+        return None
+    return getattr(model_settings(model, where=f"{where}: model")[1], "context", None)
 
 
 def _check_streaming(arm: EpisodeArm, settings: EpisodeSuite, model: ModelSpec, where: str) -> None:

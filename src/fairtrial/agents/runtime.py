@@ -59,6 +59,15 @@ class Budget:
     """Working seconds of the timer, the last answer included."""
 
 
+def begin(
+    question: str, tools: Sequence[Tool], planner: Planner, policy: ContextPolicy, *, seed: int = 0, told: str = ""
+) -> Log:
+    """The log of a new run; `told` stands at the end of the system message (skills)."""
+    schemas = tuple(tool.schema for tool in tools)
+    rules = "\n\n".join(part for part in (planner.rules(schemas), policy.rules, told) if part)
+    return Log(Asked(question, schemas, rules, planner.native, seed))
+
+
 @dataclass(slots=True)
 class Runtime:
     """An agent, ready to work on one task."""
@@ -87,9 +96,7 @@ class Runtime:
     def begin(self, question: str, *, seed: int = 0, told: str = "") -> Log:
         """The log of a new run; `told` stands at the end of the system message (skills)."""
         offered = [*self.tools, self.reader.tool] if self.reader is not None else self.tools
-        schemas = tuple(tool.schema for tool in offered)
-        rules = "\n\n".join(part for part in (self.planner.rules(schemas), self.policy.rules, told) if part)
-        return Log(Asked(question, schemas, rules, self.planner.native, seed))
+        return begin(question, offered, self.planner, self.policy, seed=seed, told=told)
 
     async def play(self, log: Log, *, run: str = "") -> Log:
         """Go on until there is an answer or the run has ended; returns the same log.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairtrial.app.cli import print_json
-from fairtrial.app.training import Progress, need_torch
+from fairtrial.app.training import Progress, held, need_torch
 from fairtrial.core.clock import SystemClock
 from fairtrial.core.config import parse, read_toml
 from fairtrial.core.errors import UserError
@@ -38,19 +38,12 @@ def train(request: Request) -> int:
     need_torch()
     config, base, where = _configuration(request)
     out = request.out or Path("runs") / f"sft-{Path(config.data[0]).stem or 'run'}"
-    from fairtrial.store.disk import Lock, storing
-
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    lock = Lock(out / "lock")
-    try:
+    with held(out):
         importlib.import_module("fairtrial.training.threads").wait_passively(os.environ)
         launching: Any = importlib.import_module("fairtrial.training.sft_launch")
         progress = SftProgress(SystemClock(), shown=not (request.quiet or request.as_json))
         with progress.session(base, out, where) as session:
             done: Launched = launching.launch(config, session)
-    finally:
-        lock.release()
     if request.as_json:
         print_json(_as_json(done, out))
     elif done.ended.finished:

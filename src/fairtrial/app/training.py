@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Generator
@@ -60,16 +61,9 @@ def train(request: Request) -> int:
     config, base, where = _configuration(request, out)
     if request.resume and _last_checkpoint(out) is None:
         raise UserError(f"{out}: there is no checkpoint to resume; leave out --resume to start there")
-    from fairtrial.store.disk import Lock, storing
-
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    lock = Lock(out / "lock")
-    try:
+    with held(out):
         progress = Progress(SystemClock(), shown=not (request.quiet or request.as_json))
         plan, ended, parameters = _train(config, base, where, out, request.start, progress)
-    finally:
-        lock.release()
     if request.as_json:
         print_json(_as_json(plan, ended, parameters, out))
     elif ended.finished:
@@ -86,6 +80,25 @@ def need_torch() -> None:
     for library in ("torch", "safetensors", "tokenizers"):
         if importlib.util.find_spec(library) is None:
             raise UserError(f'train needs {library}, which is not installed: pip install "fairtrial[local]"')
+
+
+@contextmanager
+def held(out: Path) -> Generator[None]:
+    """The folder of a run, made and locked; a new one is gone again where the run was refused before its first step."""
+    from fairtrial.store.disk import Lock, storing
+
+    new = not out.exists()
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out / "lock")
+    try:
+        yield
+    except UserError:
+        if new and not (out / "metrics.jsonl").exists():
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
 
 
 def _default_out(request: Request) -> Path:

@@ -61,7 +61,7 @@ class SftConfig(Config):
     """Show the runs of run directories under this context policy instead of the one that they were played under."""
     filters: Filters = Filters()
     weights: Weights = Weights()
-    purposes: tuple[Purpose, ...] = ("turn", "summary")
+    purposes: tuple[Purpose, ...] = Field(default=("turn", "summary"), min_length=1)
     """Which model calls are learned."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
     """Share of the runs that is not trained on and scored instead; whole runs, never the only one."""
