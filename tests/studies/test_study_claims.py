@@ -52,6 +52,8 @@ def test_each_claim_gets_its_verdict(tmp_path: Path) -> None:
     assert [each.verdict for each in claims] == [
         "holds", "does not hold here", "does not hold here", "not decided", "holds", "holds", "not measured", "holds",
     ]  # fmt: skip
+    effect = study().run(tmp_path / "again").result().effect("more")
+    assert (claims[0].estimate, claims[0].ci) == (effect.estimate, effect.ci), "one comparison has one interval"
     gone, cost = claims[6], claims[7]
     assert gone.estimate is None and gone.p is None and gone.tasks == 0, "what was not measured is no zero"
     assert (cost.estimate, cost.ratio) == (pytest.approx(0.25), None), "nothing is no base for a ratio"

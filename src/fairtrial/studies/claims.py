@@ -65,7 +65,7 @@ def judge_claims(
             {task: found[task] for task in kept if task in found}
             for found in (values[claim.measure or bound.score].get(name, {}) for name in (claim.arm, other))
         )
-        rng = seed(study.seed, "claim", index, "analysis")
+        rng = seed(study.seed, "effect", 0, "analysis")  # as the effects: one comparison, one interval
         analysis = study.analysis
         try:
             effect = paired_effect(
