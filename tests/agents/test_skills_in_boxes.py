@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fairtrial.agents.trial import AgentTrial
 from fairtrial.core.errors import UserError
 
 LOOK = """import json, os, sys
@@ -118,3 +119,23 @@ def test_what_a_suite_cannot_give_is_refused_in_one_line(two, spec, message):
     with pytest.raises(UserError, match=message) as error:
         two.run("nop", skills=spec)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no front matter\n", "must start with YAML front matter"),
+        ("---\nname: doubling\ndescription: [unclosed\n---\nbody\n", r"invalid YAML in the front matter: .*\(line 3\)"),
+        ("---\nname: doubling\n---\nbody\n", "description"),
+    ],
+)
+def test_a_skill_that_is_none_is_refused_where_an_arm_would_show_it(two, text, message, caplog):
+    (two.root / "double/environment/skills/doubling/SKILL.md").write_text(text)
+    for spec in ("curated", {"id": "retrieved", "k": 1}):
+        with pytest.raises(UserError, match=rf"doubling/SKILL.md: .*{message}.*: mend it, .*lenient") as error:
+            two.run("nop", skills=spec)
+        assert "\n" not in str(error.value)
+    two.run("nop", skills="none")
+    suite = two.suite().model_copy(update={"gate": "lenient"})
+    AgentTrial().check(suite, {"a": two.arm("nop", skills="curated")}, two.root)
+    assert "agents see it as it is" in caplog.text

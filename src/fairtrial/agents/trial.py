@@ -18,7 +18,7 @@ from fairtrial.agents.attempt import Attempt, Bench, attempt
 from fairtrial.agents.forger import Forger
 from fairtrial.agents.skills.boxes import Pack, Packs
 from fairtrial.agents.skills.findings import skill_findings
-from fairtrial.agents.skills.settings import skill_settings
+from fairtrial.agents.skills.settings import WRITTEN, skill_settings
 from fairtrial.agents.skills.writing import Creator
 from fairtrial.core.clock import SystemClock, Timer
 from fairtrial.core.config import Config, parse
@@ -62,7 +62,8 @@ class SuiteSettings(Config):
     sandbox: str | None = None
     """bubblewrap, unshare, docker, podman or none; unset: the first of the isolating ones that works."""
     gate: Rule = "strict"
-    """What each task must prove first. strict: oracle 1, nop 0, forger 0; lenient: nop < 1, forger <= nop; off."""
+    """What each task must prove first. strict: oracle 1, nop 0, forger 0; lenient: nop < 1, forger <= nop; off. Skills
+    that the specification rejects are refused where it is strict, and shown as they are where it is not."""
     leak: Literal["warn", "refuse", "off"] = "warn"
     """What to do with a task whose skill holds constants of its tests that instruction and data do not."""
 
@@ -102,6 +103,7 @@ class AgentTrial:
         tasks = _tasks(settings, base)
         networks: dict[str, str] = {}
         packs = Packs(tasks)
+        shown = False
         for name, arm in arms.items():
             chosen = _arm(arm)
             agent = open_agent(chosen.agent, base, where=f'arm "{name}": agent')
@@ -111,12 +113,15 @@ class AgentTrial:
                     f'arm "{name}": the forger attacks its box and never runs without one; use another sandbox'
                 )
             skills = packs.check(chosen.skills, f'arm "{name}": skills')
+            shown |= skills.id not in ("none", *WRITTEN)
             if skills.creator is not None:
                 check_model(skills.creator, base, where=f'arm "{name}": skills: creator')
             networks[name] = "public" if agent.needs(tasks[0], tasks[0].steps[0]).network == "public" else "as the task"
+        if shown:
+            _refuse_invalid(packs.invalid(), settings.gate)
         if len(set(networks.values())) > 1:
-            shown = ", ".join(f"{name}: {network}" for name, network in networks.items())
-            log.warning("the arms do not have the same network (%s): a difference may be the network's", shown)
+            told = ", ".join(f"{name}: {network}" for name, network in networks.items())
+            log.warning("the arms do not have the same network (%s): a difference may be the network's", told)
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """Run oracle (twice), nop and forger on each task that was not proved before on this machine."""
@@ -171,6 +176,16 @@ class AgentTrial:
         if all(skill_settings(_arm(arm).skills, "skills").id == "none" for arm in arms.values()):
             return ()
         return skill_findings(list(arms), score, records())
+
+
+def _refuse_invalid(problems: Sequence[str], gate: Rule) -> None:
+    """Refuse (UserError) skills that are none by the specification; where the gate is not strict, say so."""
+    if not problems:
+        return
+    more = f"; and {len(problems) - 1} more skills are invalid" if len(problems) > 1 else ""
+    if gate == "strict":
+        raise UserError(f'{problems[0]}{more}: mend it, or have it shown as it is with gate = "lenient" under [suite]')
+    log.warning("%s%s: agents see it as it is", problems[0], more)
 
 
 def _suite(suite: Config) -> SuiteSettings:

@@ -22,6 +22,7 @@ from fairtrial.agents.skills.writing import Creator, Tried
 from fairtrial.core.errors import UserError
 from fairtrial.core.trajectory import TextObservation, Trajectory
 from fairtrial.tasks.scratch import copy_tree
+from fairtrial.tasks.skill import read_skill
 from fairtrial.tasks.task import Skill, Task
 from fairtrial.tasks.worlds.world import SkillText
 
@@ -139,6 +140,16 @@ class Packs:
             for task in self._tasks:
                 self._choose(arm, task, 0)
         return arm
+
+    def invalid(self) -> list[str]:
+        """What the specification's reference rejects of the tasks' own skills, a line for each skill."""
+        found: list[str] = []
+        for skill in (skill for task in self._tasks for skill in task.skills):
+            try:
+                read_skill(skill.path)
+            except UserError as error:
+                found.append(str(error))
+        return found
 
     async def make(self, spec: Spec, task: Task, folder: Path, seed: int, creator: Creator | None) -> Pack:
         """The skills of one trial.
