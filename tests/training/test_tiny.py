@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +18,40 @@ from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
 from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.model import NativeModel
-from fairtrial.nn.schedule import Schedule
+from fairtrial.models.opening import open_model
+from fairtrial.nn import hub
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.tasks.worlds.wiki_graph import RELATIONS
-from fairtrial.training.tiny.learning import learn
+from fairtrial.training.tiny.learning import Learner
 from fairtrial.training.tiny.lessons import Lesson, Renamer, Writer
-from fairtrial.training.tiny.playing import Habit, Played, open_wiki, play_all
-from fairtrial.training.tiny.recipe import TEST_SEEDS, Course, Recipe, make, untrained, vocabulary_of
+from fairtrial.training.tiny.making import make
+from fairtrial.training.tiny.playing import Play, Played, open_plain, play
+from fairtrial.training.tiny.recipe import TEST_SEEDS, Habit, Recipe, Run, Worlds, untrained, vocabulary_of
 from fairtrial.training.tiny.testing import test as run_tests
 from fairtrial.training.tiny.vocabulary import syllable_pairs
 
 WORLD = {"families": ["multi"], "hops": 1, "decoys": 1, "tools": ["visit"], "backlinks": False, "page_words": 1}
-HABITS = (Habit(name="append"), Habit(name="fold", policy="fold"))
+PLAYS = {"append": Play(), "fold": Play(policy="fold")}
+HABITS = tuple(Habit(name=name, plays=(how,), worlds=("multi",)) for name, how in PLAYS.items())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, list[Played]]:
-    world = open_wiki({**WORLD, "pages": 40, "questions": [2, 6], "n": 16, "seed": 5})
-    return {habit.name: play_all([world], habit) for habit in HABITS}
+    world = open_plain({**WORLD, "pages": 40, "questions": [2, 6], "n": 16, "seed": 5})
+    return {name: asyncio.run(play(world, how)) for name, how in PLAYS.items()}
 
 
 @pytest.fixture(scope="module")
 def tokenizer(runs: dict[str, list[Played]]) -> Tokenizer:
-    return vocabulary_of([one.log for played in runs.values() for one in played], 600)
+    return vocabulary_of([Run(one.log, ("turn",)) for played in runs.values() for one in played], 600)
 
 
 def test_the_oracle_s_runs_are_right(runs: dict[str, list[Played]]) -> None:
@@ -64,10 +76,11 @@ def test_vocabulary_keeps_text_around_its_stretches(tokenizer: Tokenizer, text: 
 
 
 def test_prompts_cost_few_ids(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
-    """A prompt of a thousand bytes and more costs 40 to 420 ids, and a name three."""
+    """A whole run costs an id for each four bytes or more, rules one for each forty, and a name three."""
     writer = Writer(tokenizer, 1.0)
-    sizes = [len(lesson.ids) for played in runs.values() for one in played for lesson in writer.lessons(one.log)]
-    assert max(sizes) <= 420
+    for played in runs.values():
+        for lesson in (lesson for one in played for lesson in writer.lessons(one.log.calls())):
+            assert len(lesson.ids) * 4 < len(tokenizer.decode(lesson.ids.tolist()).encode())
     rules = runs["fold"][0].log.asked.rules
     assert len(tokenizer.encode(rules)) * 40 < len(rules)
     assert len(tokenizer.encode(rendering.LAST_TURN)) == 1
@@ -80,7 +93,7 @@ def test_only_replies_are_learned(runs: dict[str, list[Played]], tokenizer: Toke
     writer = Writer(tokenizer, 4.0)
     for name, played in runs.items():
         for one in played:
-            lessons, calls = list(writer.lessons(one.log)), list(one.log.calls())
+            lessons, calls = list(writer.lessons(one.log.calls())), list(one.log.calls())
             assert len(lessons) == (1 if name == "append" else len(calls))
             learned = "".join(tokenizer.decode(lesson.ids[lesson.weights > 0].tolist()) for lesson in lessons)
             assert learned == "".join(f"{called.reply.text}<|end|>" for called in calls)
@@ -94,7 +107,7 @@ def test_renaming_changes_names_and_relations_alike_and_nothing_else(
     relations = {relation.name for kind in RELATIONS.values() for relation in kind}
     name = re.compile(rf"\b(?:[A-Z][aeiou](?:[a-z][aeiou]){{2}}|{'|'.join(relations)})\b")
     for one in runs["append"]:
-        lesson = next(Writer(tokenizer, 1.0).lessons(one.log))
+        lesson = next(Writer(tokenizer, 1.0).lessons(one.log.calls()))
         before = tokenizer.decode(lesson.ids.tolist())
         after = tokenizer.decode(renamer.renamed(lesson.ids, random.Random(1)).tolist())
         assert before != after
@@ -108,7 +121,7 @@ def test_renaming_changes_names_and_relations_alike_and_nothing_else(
 
 
 def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
-    first = next(Writer(tokenizer, 4.0, 2.0).lessons(runs["append"][0].log))
+    first = next(Writer(tokenizer, 4.0, 2.0).lessons(runs["append"][0].log.calls()))
     told = [tokenizer.decode([index]) for index in first.ids[first.weights == 2].tolist()]
     names = {"".join(told[at : at + 3]) for at in range(0, len(told), 3)}
     page = next(iter(runs["append"][0].log.steps[0].results)).text
@@ -133,17 +146,7 @@ def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
         return Lesson(ids, weights)
 
     model = untrained(made, tokenizer)
-    learn(
-        model,
-        [lesson() for _ in range(400)],
-        renamer=Renamer(tokenizer),
-        optim=made.optim,
-        embedding_rate=made.embedding_rate,
-        schedule=Schedule(warmup=30),
-        steps=made.steps,
-        batch_tokens=made.batch_tokens,
-        seed=0,
-    )
+    Learner(model, Renamer(tokenizer), made).learn([lesson() for _ in range(400)], made.steps)
     right = []
     for one in (lesson() for _ in range(20)):
         said = model(torch.from_numpy(one.ids[None, :-1].astype(np.int64))).logits[0].argmax(-1).numpy()
@@ -151,61 +154,100 @@ def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
     assert np.mean(right) > 0.6
 
 
-def recipe(steps: int) -> Recipe:
+def recipe(steps: int, **more: object) -> Recipe:
     return Recipe(
         model={
-            "hidden": 64, "layers": 2, "pattern": "WF", "intermediate": 64, "tied": True, "heads": 2, "head_dim": 32,
-            "window": 2, "init_std": 0.06,
+            "hidden": 64, "layers": 2, "pattern": "FK", "softmax_conv": True, "intermediate": 64, "tied": True,
+            "heads": 2, "head_dim": 32, "kda_heads": 2, "kda_key_dim": 32, "kda_gate_rank": 8, "init_std": 0.06,
         },
+        worlds={"multi": {**WORLD, "pages": 30, "questions": 2}},
         habits=HABITS,
-        courses=(Course(world={**WORLD, "pages": 30, "questions": 2}, episodes=24, habits=("append", "fold")),),
+        tests={"multi 2": Worlds(world={**WORLD, "pages": 30, "questions": 2}, habits=tuple(PLAYS))},
+        default="append",
+        episodes=24,
         steps=steps,
         batch_tokens=512,
-    )  # fmt: skip
+    ).model_copy(update=more)  # fmt: skip
 
 
-def test_from_recipe_to_a_model_that_plays(tmp_path: Path) -> None:
-    seen: list[float] = []
-    material = make(recipe(40), tmp_path / "a", lambda step, loss, tokens: seen.append(loss))
-    assert material.episodes == 48
-    assert np.mean(seen[-5:]) < np.mean(seen[:5]) - 0.4
-    make(recipe(40), tmp_path / "b")
-    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in "ab"]
+def test_from_a_recipe_to_a_folder_that_plays(tmp_path: Path) -> None:
+    told: list[str] = []
+    made = recipe(40, own_episodes=4)
+    done = make(made, tmp_path / "a", jobs=2, say=told.append)
+    assert [(one.habit, one.episodes, one.own_tried) for one in done] == [("append", 24, 4), ("fold", 24, 4)]
+    assert abs(done[0].tokens - done[1].tokens) < 0.25 * done[0].tokens
+    assert "vocabulary" in told[0]
+    assert {"append", "fold"} == {line.split(":")[0] for line in told[1:]}
+    make(made, tmp_path / "b", jobs=1)
+    weights = [(tmp_path / folder / "fold" / "model.safetensors").read_bytes() for folder in "ab"]
     assert weights[0] == weights[1]
-    model = NativeModel.load(tmp_path / "a", NativeSettings(path="a"))
+    tokenizer = Tokenizer.load(tmp_path / "a" / "tokenizer.json")
+    before = untrained(made, tokenizer)
+    assert not torch.equal(
+        before.model.embed_tokens.weight, hub.load(tmp_path / "a" / "fold").model.embed_tokens.weight
+    )
+    blank = NativeModel(before, tokenizer, NativeSettings(path="a"), name="untrained", weights_version=None)
 
     async def played() -> None:
         try:
-            world = {"multi": {**WORLD, "pages": 30, "questions": 2}}
-            cells = await run_tests(model, HABITS, world, episodes=2)
+            cells = await run_tests(made, lambda habit: blank, episodes=2)
             assert [(cell.habit, cell.episodes, cell.em) for cell in cells] == [("append", 2, 0.0), ("fold", 2, 0.0)]
             with pytest.raises(UserError, match="seed: 7 may be a world that was learned from"):
-                await run_tests(model, HABITS, world, seed=TEST_SEEDS - 999_993)
+                await run_tests(made, lambda habit: blank, seed=TEST_SEEDS - 999_993)
         finally:
-            await model.close()
+            await blank.close()
+        tiny = open_model({"kind": "tiny", "path": str(tmp_path / "a")}, Path())
+        try:
+            world = open_plain({**WORLD, "pages": 30, "questions": 2, "n": 1, "seed": TEST_SEEDS})
+            for name, how in PLAYS.items():
+                (one,) = await play(world, how, model=tiny)
+                assert {called.reply.model for called in one.log.calls()} == {f"tiny:{name}"}
+        finally:
+            await tiny.close()
 
     asyncio.run(played())
     with pytest.raises(UserError, match="is there already"):
-        make(recipe(1), tmp_path / "a")
+        make(made, tmp_path / "a")
 
 
-def test_a_recipe_names_what_is_wrong_with_it() -> None:
-    good = recipe(1).model_dump(mode="json")
-    course = good["courses"][0]
-    for courses, message in (
-        ([course | {"habits": ["fly"]}], 'there is no habit "fly"'),
-        ([course | {"world": {"seed": 1}}], 'leave out "seed"'),
-    ):
-        with pytest.raises(UserError, match=message):
-            parse(Recipe, good | {"courses": courses}, where="recipe")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"worlds": {"multi": {"seed": 1}}}, 'leave out "seed"'),
+        ({"worlds": {}}, 'there is no world "multi"'),
+        ({"default": "fly"}, 'default: there is no habit "fly"'),
+        ({"tests": {"a": {"world": {}, "habits": ["fly"]}}}, 'tests: a: there is no habit "fly"'),
+    ],
+)
+def test_a_recipe_names_what_is_wrong_with_it(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(Recipe, recipe(1).model_dump(mode="json") | changes, where="recipe")
 
 
-def test_a_spelled_run_is_as_right_and_says_what_it_goes_by() -> None:
-    world = open_wiki({**WORLD, "pages": 40, "questions": 3, "n": 2, "seed": 5})
-    for habit in HABITS:
-        for one in play_all([world], habit.model_copy(update={"spelled": True})):
+def test_what_is_said_can_be_copied(runs: dict[str, list[Played]]) -> None:
+    """Before the next question the last one is said again, and every answer has its question before it."""
+    for played in runs.values():
+        for one in played:
             said = [called.reply.text for called in one.log.calls()]
-            assert one.scores["em"] == 1
-            for number, (step, text) in enumerate(zip(one.episode.plan, said, strict=False), 1):
-                assert f"I look up {number} {step.question} ?" in text
-                assert f"{number} {step.question} {step.value} ." in said[-1]
+            lines = re.findall(r"\d+ [^?]+\?", one.episode.question)
+            assert f"{lines[0]}" in said[0]
+            for at, (last, following) in enumerate(itertools.pairwise(lines), 1):
+                assert f"{last} {following}" in said[at]
+            assert f"{lines[-1]} done" in said[-1]
+            facts = [f"{number} {step.question} {step.value}" for number, step in enumerate(one.episode.plan, 1)]
+            assert f"<answer>{' ; '.join(facts)}</answer>" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("how", "turns"),
+    [
+        (Play(planner="native", plan="parallel"), 3),
+        (Play(planner="graph", plan="parallel"), 3),
+        (Play(planner="graph", plan="parallel", reader=True), 2),
+    ],
+)
+def test_two_hops_are_played_in_as_many_turns_as_the_planner_needs(how: Play, turns: int) -> None:
+    world = open_plain({**WORLD, "pages": 60, "hops": 2, "questions": 3, "n": 4, "seed": 5})
+    for one in asyncio.run(play(world, how)):
+        assert one.scores["em"] == 1
+        assert sum(called.purpose == "turn" for called in one.log.calls()) == turns

@@ -47,7 +47,7 @@ class Habit(Config):
     """Calls that it answers."""
 
 
-class Test(Config):
+class Worlds(Config):
     """Worlds that habits are tested in: nothing of them is learned from."""
 
     world: dict[str, Any]
@@ -63,7 +63,7 @@ class Recipe(Config):
     worlds: dict[str, dict[str, Any]]
     """Name -> settings of a world, without n and seed."""
     habits: tuple[Habit, ...] = Field(min_length=1)
-    tests: dict[str, Test] = Field(default_factory=dict[str, Test])
+    tests: dict[str, Worlds] = Field(default_factory=dict[str, Worlds])
     """Name -> test."""
     default: str
     """The habit of prompts whose rules are no habit's."""

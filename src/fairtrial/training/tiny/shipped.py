@@ -6,7 +6,7 @@ from typing import Any
 
 from fairtrial.nn.schedule import Schedule
 from fairtrial.training.tiny.playing import Play
-from fairtrial.training.tiny.recipe import Habit, Recipe, Test
+from fairtrial.training.tiny.recipe import Habit, Recipe, Worlds
 
 _WIKI: dict[str, Any] = {
     "families": ["multi"],
@@ -55,9 +55,9 @@ RECIPE = Recipe(
         ),
     ),
     tests={
-        **{f"steps {k}": Test(world={**_STEPS, "questions": k}, habits=_LONG) for k in (4, 8, 12)},
-        **{f"branches {k}": Test(world={**_BRANCHES, "questions": k}, habits=_BROAD) for k in (1, 4, 8)},
-        **{f"texts {k}": Test(world={**_TEXTS, "steps": k}, habits=("texts",)) for k in (1, 2, 3)},
+        **{f"steps {k}": Worlds(world={**_STEPS, "questions": k}, habits=_LONG) for k in (4, 8, 12)},
+        **{f"branches {k}": Worlds(world={**_BRANCHES, "questions": k}, habits=_BROAD) for k in (1, 4, 8)},
+        **{f"texts {k}": Worlds(world={**_TEXTS, "steps": k}, habits=("texts",)) for k in (1, 2, 3)},
     },
     default="append",
     episodes=2000,
