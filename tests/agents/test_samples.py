@@ -507,6 +507,14 @@ def test_what_cannot_be_done_is_said_in_one_line(run, tmp_path, monkeypatch, arg
     assert not list(tmp_path.iterdir())
 
 
+def test_a_source_without_targets_is_refused_and_an_older_file_stays(tmp_path):
+    (tmp_path / "asked.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
+    (tmp_path / "s.jsonl").write_text("older\n")
+    with pytest.raises(UserError, match=r"asked.jsonl: no usable targets to learn from \(1 x the agent did nothing\)"):
+        verb(None, [str(tmp_path / "asked.jsonl"), "-o", str(tmp_path / "s.jsonl")])
+    assert (tmp_path / "s.jsonl").read_text() == "older\n" and len(list(tmp_path.iterdir())) == 2
+
+
 def test_the_verb_says_what_was_kept_and_why_the_rest_was_not(run, tmp_path, capsys):
     out = str(tmp_path / "s.jsonl.zst")
     verb(run, ["RUN", "-o", out, "--arm", "wrong", "--filter", "right", "--weight", "think=0", "--json"])

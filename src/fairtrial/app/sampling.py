@@ -58,6 +58,7 @@ def samples(
         weights=parse(Weights, dict(_pair(text, "weight") for text in weight or ()), where="weight"),
         readers=readers,
         bytes_of=None if tokenizer is None else open_bytes(tokenizer),
+        some=True,
     )
     summary = write_samples(source, out, options)
     if as_json:

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from fairtrial.agents.samples.sample import Sample
-from fairtrial.agents.samples.writing import Options, read_samples, write_samples
+from fairtrial.agents.samples.writing import Options, no_targets, read_samples, write_samples
 from fairtrial.core.errors import UserError
 from fairtrial.training.data import order
 from fairtrial.training.sft_rows import Row, rows_of
@@ -85,8 +85,7 @@ def load_rows(config: SftConfig, base: Path, out: Path, speaker: Speaker, contex
             found += _fitting(rows_of(sample, speaker, left_out), context, config, speaker, left_out)
     found = [row for row in found if (row.weights > 0).any()]
     if not found:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(4)) or "it is empty"
-        raise UserError(f"{', '.join(config.data)}: no usable targets to learn from ({reasons})")
+        raise UserError(no_targets(", ".join(config.data), left_out))
     mark = hashlib.sha256()
     for row in found:
         mark.update(row.ids.tobytes() + row.weights.tobytes() + b"\0")

@@ -40,6 +40,8 @@ class Options:
     """Whether readings (`read(question, document)`) are samples too."""
     bytes_of: BytesOf | None = None
     """What each token id stands for, for runs that do not say it."""
+    some: bool = False
+    """Refuse (UserError) a source that gives no sample; nothing is written then."""
 
     def purposes(self) -> tuple[Purpose, ...]:
         """Which model calls are learned."""
@@ -130,7 +132,15 @@ def write_samples(source: Path, out: Path, options: Options | None = None) -> Su
             summary.count(run, samples, options.filters)
             for sample in samples:
                 file.write(orjson.dumps(sample.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+        if options.some and not summary.samples:
+            raise UserError(no_targets(source, summary.dropped_runs + summary.dropped_turns + summary.dropped_samples))
     return summary
+
+
+def no_targets(sources: object, left_out: Counter[str]) -> str:
+    """What to say where nothing is left to learn from; `left_out`: what was dropped, by reason."""
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(4)) or "it is empty"
+    return f"{sources}: no usable targets to learn from ({reasons})"
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
