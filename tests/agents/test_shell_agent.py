@@ -181,6 +181,14 @@ def test_a_provider_that_fails_is_the_infrastructures_fault(lab):
         ({"tools": ["zsh"]}, "tools"),
         ({"turns": 0}, "turns"),
         ({"mcp": {"lab": {"command": ["x"], "secrets": ["FAIRTRIAL_NOWHERE"]}}}, "FAIRTRIAL_NOWHERE"),
+        (
+            {"model": {"kind": "scripted", "replies": ["x"], "context": 9}},
+            "the model takes 9 tokens, and",
+        ),
+        (
+            {"policy": {"id": "append", "window": 20}},
+            "the window 20, with the rules and the",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_runs(lab, wrong, said):

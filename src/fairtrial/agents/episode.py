@@ -201,7 +201,9 @@ class EpisodeTrial:
                     raise UserError(f'{where} = "oracle": {reason}')
             policy, planner = _open_parts(arm, settings, f'arm "{name}"')
             count, takes = Estimate(settings.characters_per_token), _context(model, f'arm "{name}"')
-            refuse_cramped(world, list(episodes.values()), policy, planner, count, takes, f'arm "{name}"')
+            asked = {id: episode.question for id, episode in episodes.items()}
+            tools = _tools(world, next(iter(episodes.values())), SimulatedClock(), 0, settings)
+            refuse_cramped(asked, tools, policy, planner, count, takes, f'arm "{name}"')
 
     async def gate(self, suite: Config, base: Path, tasks: Sequence[TaskInfo], cache: Path) -> Sequence[Refusal]:
         """The right answer must be graded 1, and no answer 0."""
@@ -306,6 +308,14 @@ def _open_parts(arm: EpisodeArm, settings: EpisodeSuite, where: str) -> tuple[An
     return policy, open_planner(arm.planner, where=f"{where}: planner")
 
 
+def _tools(world: World, episode: Episode, clock: Clock, seed: int, settings: EpisodeSuite) -> list[Tool]:
+    """The world's, for one run."""
+    return [
+        Tool(each.name, each.description, each.parameters, each.call, timeout_s=settings.tool_timeout_s)
+        for each in world.functions(episode, clock, seed)
+    ]
+
+
 def _context(model: ModelSpec, where: str) -> int | None:
     """Tokens that a model takes, as far as its settings say."""
     if _oracle(model, where) is not None:
@@ -378,10 +388,7 @@ class EpisodeWorker:
         policy, planner = _open_parts(arm, settings, f'arm "{job.key.arm}"')
         clock: Clock = SimulatedClock() if settings.time == "simulated" else context.clock
         environment = seed(job.block_seed, job.key.task, job.key.repeat, "environment")
-        tools = [
-            Tool(each.name, each.description, each.parameters, each.call, timeout_s=settings.tool_timeout_s)
-            for each in self.world.functions(episode, clock, environment)
-        ]
+        tools = _tools(self.world, episode, clock, environment, settings)
         reader = None
         if settings.reader is not None:
             reader = Reader(

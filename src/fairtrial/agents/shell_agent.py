@@ -19,6 +19,7 @@ from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.log import Limited, Log
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.recording import dump_log, trajectory_of
+from fairtrial.agents.room import refuse_cramped
 from fairtrial.agents.runtime import Budget, Runtime
 from fairtrial.agents.tools.box import BoxTool, box_tools
 from fairtrial.agents.tools.mcp import McpServer, McpSettings
@@ -28,7 +29,7 @@ from fairtrial.core.config import Config
 from fairtrial.core.errors import LimitExceeded, UserError
 from fairtrial.core.redact import Redactor
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import check_model, open_model
+from fairtrial.models.opening import check_model, model_settings, open_model
 from fairtrial.tasks.sandbox.api import Box
 from fairtrial.tasks.task import Step, Task
 
@@ -84,8 +85,10 @@ class Shell:
     def check(self, tasks: Sequence[Task]) -> None:
         """Refuse an unknown model, policy, planner or setting, and MCP servers that cannot start."""
         check_model(self.settings.model, self._base, where='agent "shell": model')
-        self._policy()
-        self._planner()
+        _, model = model_settings(self.settings.model)
+        asked = {task.id: min((step.instruction for step in task.steps), key=len) for task in tasks}
+        takes = getattr(model, "context", None)
+        refuse_cramped(asked, (), self._policy(), self._planner(), Estimate(), takes, 'agent "shell"')
         for name, server in self.settings.mcp.items():
             McpServer(name, server, self._base).check()
 
