@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -41,6 +43,7 @@ from fairtrial.training.tiny.recipe import (
     vocabulary_of,
 )
 
+TOKENIZER, RECIPE = "tokenizer.json", "recipe.json"
 CONTEXT = 8192
 """Tokens that prompt and reply of a habit may have together."""
 _SAMPLE = 200
@@ -66,7 +69,7 @@ class Trained:
 
 
 def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text: None) -> list[Trained]:
-    """Make all habits of a recipe in a new folder.
+    """Make all habits of a recipe in a new folder; in one that was begun with the same recipe, those that are missing.
 
     Args:
         recipe: What to make.
@@ -75,27 +78,23 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
         say: Told what happens.
 
     Raises:
-        UserError: The folder holds something; worlds or model that cannot be made; a loss that is not finite.
+        UserError: The folder holds something else; worlds or model that cannot be made; a loss that is not finite.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already; name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _begun(recipe, folder)
     small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
     samples = {habit.name: played(small, habit) for habit in recipe.habits}
-    tokenizer = vocabulary_of([run for runs in samples.values() for run in runs], recipe.stretches)
-    tokenizer.save(folder / "tokenizer.json")
-    untrained(recipe, tokenizer)
+    if tokenizer is None:
+        tokenizer = vocabulary_of([run for runs in samples.values() for run in runs], recipe.stretches)
+        untrained(recipe, tokenizer)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+        (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
     say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
-    done: list[Trained] = []
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(train, recipe, habit.name, folder) for habit in recipe.habits]
-        for future in as_completed(waiting):
-            done.append(future.result())
-            say(_told(done[-1]))
-    (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-    order = [habit.name for habit in recipe.habits]
-    done.sort(key=lambda one: order.index(one.habit))
-    (folder / "training.json").write_bytes(orjson.dumps([asdict(one) for one in done], option=orjson.OPT_INDENT_2))
+        missing = [habit.name for habit in recipe.habits if not (folder / f"{habit.name}.json").exists()]
+        for future in as_completed([pool.submit(train, recipe, name, folder) for name in missing]):
+            say(_told(future.result()))
+    done = [Trained(**orjson.loads((folder / f"{habit.name}.json").read_bytes())) for habit in recipe.habits]
     entries = {
         habit.name: Entry(
             folder=habit.name,
@@ -109,11 +108,24 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
     return done
 
 
+def _begun(recipe: Recipe, folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder that was begun with this recipe; None: the folder is new. Raises UserError."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    try:
+        same = parse(Recipe, orjson.loads((folder / RECIPE).read_bytes()), where=str(folder / RECIPE)) == recipe
+    except (OSError, orjson.JSONDecodeError):
+        same = False
+    if not same:
+        raise UserError(f"{folder}: is there already and was not begun with this recipe; name a new folder")
+    return Tokenizer.load(folder / TOKENIZER)
+
+
 def train(recipe: Recipe, name: str, folder: Path) -> Trained:
     """Train one habit with one thread and store it beneath the folder, which holds the tokenizer. Raises UserError."""
     torch.set_num_threads(1)
     began, habit = time.process_time(), recipe.habit(name)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
     model = untrained(recipe, tokenizer)
     runs = played(recipe, habit)
     learner = Learner(model, Renamer(tokenizer), recipe)
@@ -124,8 +136,9 @@ def train(recipe: Recipe, name: str, folder: Path) -> Trained:
     if recipe.own_episodes:
         mine = asyncio.run(_own(recipe, habit, model, tokenizer))
         learner.learn(lessons_of(recipe, [*runs, *mine], tokenizer), recipe.steps - first, watch=_watched(log, began))
+    shutil.rmtree(folder / name, ignore_errors=True)
     store(model, folder / name)
-    return Trained(
+    done = Trained(
         habit=name,
         episodes=len(runs),
         own=len(mine),
@@ -134,6 +147,8 @@ def train(recipe: Recipe, name: str, folder: Path) -> Trained:
         loss=learner.loss,
         cpu_s=round(time.process_time() - began, 1),
     )
+    (folder / f"{name}.json").write_bytes(orjson.dumps(asdict(done), option=orjson.OPT_INDENT_2) + b"\n")
+    return done
 
 
 def store(model: Model, folder: Path) -> None:
@@ -155,7 +170,11 @@ async def _own(recipe: Recipe, habit: Habit, model: Model, tokenizer: Tokenizer)
 
 
 def _watched(log: Path, began: float) -> Callable[[int, float, int], None]:
+    parent = os.getppid()
+
     def watch(step: int, loss: float, tokens: int) -> None:
+        if os.getppid() != parent:  # whoever asked for this is gone
+            raise SystemExit(1)
         if step % 100 == 0:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"step {step} loss {loss:.4f} tokens {tokens} cpu {time.process_time() - began:.0f} s\n")

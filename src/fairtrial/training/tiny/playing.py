@@ -41,6 +41,8 @@ class Play(Config):
     planner: str | dict[str, Any] = "react"
     plan: Literal["sequential", "parallel"] = "sequential"
     """What the oracle says in one turn."""
+    blocks: int = Field(default=5, ge=1)
+    """The oracle folds everything together when it has so many blocks, where it chooses."""
     reader: bool = False
     """Whether plans may read within the graph; the player is the reader."""
     skills: str | dict[str, Any] = "none"
@@ -115,7 +117,7 @@ def script(episode: Episode, how: Play, planner: Planner, policy: ContextPolicy)
     """The player that is imitated: one that follows texts where there are skills, else the oracle, spelled out."""
     if episode.skills:
         return FollowerModel(FollowerSettings(planner=how.planner, policy=how.policy))
-    return Speller(episode, OracleSettings(plan=how.plan), planner=planner, policy=policy)
+    return Speller(episode, OracleSettings(plan=how.plan, blocks=how.blocks), planner=planner, policy=policy)
 
 
 async def _no_attempts(episode: Episode, kit: Kit, name: str) -> str | None:
