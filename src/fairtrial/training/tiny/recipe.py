@@ -129,7 +129,10 @@ class Run:
 
 
 def played(recipe: Recipe, habit: Habit) -> list[Run]:
-    """The scripts' runs for a habit, the right ones of them. Raises UserError for worlds that cannot be made."""
+    """The scripts' runs for a habit: the right ones, and those that a limit ended.
+
+    Raises UserError for worlds that cannot be made.
+    """
 
     async def every() -> list[Run]:
         return [run for how, world, seed in _share(recipe, habit) for run in await _runs(habit, world, how, seed)]
@@ -148,7 +151,12 @@ async def own(recipe: Recipe, habit: Habit, model: Player) -> list[Run]:
 
 async def _runs(habit: Habit, world: dict[str, Any], how: Play, seed: int, **by: Any) -> list[Run]:
     found: list[Played] = await play(open_plain(world), how, seed=seed, **by)
-    return [Run(one.log, habit.purposes) for one in found if one.scores["em"] == 1]
+    scripted = "model" not in by  # a script that a limit ends says what it knows, and that the rest is unknown
+    return [
+        Run(one.log, habit.purposes)
+        for one in found
+        if one.scores["em"] == 1 or (scripted and one.log.limited is not None and one.log.answer is not None)
+    ]
 
 
 def _share(recipe: Recipe, habit: Habit, *, own: bool = False) -> Iterator[tuple[Play, dict[str, Any], int]]:

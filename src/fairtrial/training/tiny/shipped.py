@@ -8,6 +8,8 @@ from fairtrial.nn.schedule import Schedule
 from fairtrial.training.tiny.playing import Play
 from fairtrial.training.tiny.recipe import Habit, Recipe, Worlds
 
+WINDOW = 560
+"""Tokens, of four characters each, at which a run in one context is full after five or six steps."""
 _WIKI: dict[str, Any] = {
     "families": ["multi"],
     "decoys": 1,
@@ -29,7 +31,15 @@ RECIPE = Recipe(
     },
     worlds={"steps": _STEPS, "branches": _BRANCHES, "texts": _TEXTS},
     habits=(
-        Habit(name="append", plays=(Play(),), worlds=("steps",)),
+        Habit(
+            name="append",
+            plays=(
+                Play(),
+                Play(policy={"id": "append", "window": WINDOW}),
+                Play(policy={"id": "last-n", "n": 4}, turns=12),
+            ),
+            worlds=("steps",),
+        ),
         Habit(name="rewrite", plays=(Play(policy="rewrite"),), worlds=("steps",)),
         Habit(name="fold", plays=(Play(policy="fold"),), worlds=("steps",)),
         Habit(
@@ -37,7 +47,11 @@ RECIPE = Recipe(
             plays=(Play(policy={"id": "fold-fixed", "period": 5}), Play(policy={"id": "fold-random", "deep": 0.2})),
             worlds=("steps",),
         ),
-        Habit(name="summarise-at", plays=(Play(policy={"id": "summarise-at", "trigger": 500}),), worlds=("steps",)),
+        Habit(
+            name="summarise-at",
+            plays=(Play(policy={"id": "summarise-at", "trigger": 440, "window": WINDOW}),),
+            worlds=("steps",),
+        ),
         Habit(
             name="texts",
             plays=(Play(skills="forced"), Play(skills="curated"), Play(skills={"id": "distractors", "n": 3})),
