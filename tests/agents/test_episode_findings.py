@@ -49,6 +49,11 @@ def test_means_are_over_trials_and_survival_is_over_pairs():
     assert (few.value, many.value, only.value, none) == (1.0, 0.0, 1.0, None)
     assert few.high == 1.0 and few.low == pytest.approx(0.2065, abs=1e-3), "Wilson's interval of one task of one"
     assert (reach, same) == (2, 2)
+    turns = by_title(found, "Turns by steps")
+    assert isinstance(turns, Table)
+    assert (turns.columns, turns.rows) == (("arm", "2", "4"), (("append", 2.0, 4.0), ("fold", 2.0, None)))
+    assert by_title(found, "Prompt tokens by steps").rows[0] == ("append", 30.0, 100.0)
+    assert by_title(found, "Makespan s by steps").rows[-1] == ("steps / critical path", 1.0, 2.0)
     kept = by_title(found, "Facts that")
     assert isinstance(kept, Table)
     assert kept.columns == ("arm", "1", "2 to 4")

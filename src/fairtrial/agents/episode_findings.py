@@ -43,6 +43,7 @@ def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list
     made = [
         _took(found),
         _by_steps(found, score),
+        *_costs_by_steps(found),
         _survival(found),
         _by_turn(found, "context", "Tokens of the prompt, by turn", "tokens of the prompt"),
         _by_turn(found, "blocks", "Blocks and steps that the context holds, by turn", "blocks and untold steps"),
@@ -117,7 +118,7 @@ def _took(found: Mapping[str, _Arm]) -> Table | None:
     for name, arm in found.items():
         rows.append((name, *(_mean([value(each) for each in arm.details]) for value in _TAKEN.values())))
     whole = [each["world"] for arm in found.values() for each in arm.details if each["world"]["critical_path"]]
-    ratio = _mean([each["steps"] / each["critical_path"] for each in whole])
+    ratio = _mean([_parallel(each) for each in whole])
     parallel = (
         ""
         if ratio is None
@@ -135,20 +136,57 @@ def _by_steps(found: Mapping[str, _Arm], score: str) -> Table | None:
     steps = sorted({steps for arm in found.values() for steps, _, _ in arm.scores})
     if len(steps) < 2 or steps[-1] == 0:
         return None
-    size = -(-len(steps) // _STEPS)
-    groups = [steps[start : start + size] for start in range(0, len(steps), size)]
+    groups = _groups(steps)
     rows: list[tuple[Cell, ...]] = []
     for name, arm in found.items():
         cells = [_estimate([(task, value) for at, task, value in arm.scores if at in group]) for group in groups]
         rows.append((name, *cells, _holds_up_to(groups, cells)))
-    columns = tuple(f"{group[0]}" if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
     note = (
         f"95 % intervals over tasks: Wilson's where every task is {score} 0 or 1, else Student's t. Holds up to: going "
         f"up from the fewest steps, the last number before {score} falls below half of what it is there; with "
         f"{steps[-1]} it never does here, with a dash there is nothing to fall from."
     )
     title = f"{score} by steps of the gold plan"
-    return Table(title=title, columns=("arm", *columns, "holds up to"), rows=tuple(rows), note=note)
+    return Table(title=title, columns=("arm", *_labels(groups), "holds up to"), rows=tuple(rows), note=note)
+
+
+def _costs_by_steps(found: Mapping[str, _Arm]) -> list[Table]:
+    """What runs took by the size of their episodes, with what the world itself would allow beside it."""
+    worlds = [each["world"] for arm in found.values() for each in arm.details]
+    groups = _groups(sorted({int(world["steps"]) for world in worlds}))
+    if len(groups) < 2:
+        return []
+
+    def row(name: str, of: Sequence[tuple[int, float | None]]) -> tuple[Cell, ...]:
+        return (name, *(_mean([value for steps, value in of if steps in group]) for group in groups))
+
+    made: list[Table] = []
+    for measure in ("turns", "prompt tokens", "makespan s"):
+        rows = [
+            row(name, [(int(each["world"]["steps"]), _TAKEN[measure](each)) for each in arm.details])
+            for name, arm in found.items()
+        ]
+        note = "Mean over the trials that ran."
+        if measure == "makespan s":
+            allowed = [(int(world["steps"]), _parallel(world)) for world in worlds]
+            rows.append(row("steps / critical path", allowed))
+            note += " Last row: the world's own steps over its critical path, the most that any planner can gain."
+        title = f"{measure[0].upper()}{measure[1:]} by steps of the gold plan"
+        made.append(Table(title=title, columns=("arm", *_labels(groups)), rows=tuple(rows), note=note))
+    return made
+
+
+def _parallel(world: Mapping[str, Any]) -> float | None:
+    return world["steps"] / world["critical_path"] if world["critical_path"] else None
+
+
+def _groups(steps: Sequence[int]) -> list[Sequence[int]]:
+    size = -(-len(steps) // _STEPS) or 1
+    return [steps[start : start + size] for start in range(0, len(steps), size)]
+
+
+def _labels(groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    return tuple(f"{group[0]}" if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
 
 
 def _estimate(scored: Sequence[tuple[str, float]]) -> Estimate | None:
