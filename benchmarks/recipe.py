@@ -1,6 +1,6 @@
-"""Run a study of trained models (or continue it) and save what it prints.
+"""Run a study (or continue it) and save what it prints.
 
-usage: python benchmarks/training_recipe.py recipes/dsa.toml --run runs/dsa [--set KEY=VALUE ...] [--save]
+usage: python benchmarks/recipe.py recipes/dsa.toml --run runs/dsa [--set KEY=VALUE ...] [--save]
 
 As `fairtrial run`, with the machine and the CPU time beside it. Saved as <name of the recipe>-recipe.
 """
