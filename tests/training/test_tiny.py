@@ -229,12 +229,13 @@ def test_what_is_said_can_be_copied(runs: dict[str, list[Played]]) -> None:
     for played in runs.values():
         for one in played:
             said = [called.reply.text for called in one.log.calls()]
-            lines = re.findall(r"\d+ [^?]+\?", one.episode.question)
+            lines = re.findall(r"(?:last )?\d+ [^?]+\?", one.episode.question)
             assert f"{lines[0]}" in said[0]
             for at, (last, following) in enumerate(itertools.pairwise(lines), 1):
                 assert f"{last} {following}" in said[at]
             assert f"{lines[-1]} done" in said[-1]
-            facts = [f"{number} {step.question} {step.value}" for number, step in enumerate(one.episode.plan, 1)]
+            told = zip(lines, one.episode.plan, strict=True)
+            facts = [f"{line.removesuffix(' ?')} {step.value}" for line, step in told]
             assert f"<answer>{' ; '.join(facts)}</answer>" in said[-1]
 
 

@@ -29,7 +29,7 @@ from fairtrial.tasks.worlds.wiki_pages import fact, render
 from fairtrial.tasks.worlds.wiki_tools import Bench, Latency, Library, Snippet, ToolName
 from fairtrial.tasks.worlds.world import Episode, Function
 
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the same settings give other pages or questions."""
 _WORDS: dict[Style, int] = {"text": 120, "plain": 30}
 _KEPT = 16
@@ -52,8 +52,8 @@ class WikiSettings(Config):
     """Taken in turn."""
     style: Style = "text"
     """text: English in varied sentences, two-word names. plain: a mini-language for very small models; a fact is
-    `SUBJECT RELATION VALUE .`, a question `SUBJECT RELATION RELATION ?`. Of several answers the last word of each
-    counts there, so that the words of the question may stand before it."""
+    `SUBJECT RELATION VALUE .`, a question `SUBJECT RELATION RELATION ?`, the last of several `last 3 SUBJECT
+    RELATION ?`. Of several answers the last word of each counts there, so that the question may stand before it."""
     hops: Span = 2
     """Relations to follow: chain, each branch of compare, each question of multi."""
     branches: Span = 3

@@ -235,7 +235,7 @@ def _multi(graph: Graph, shape: Shape, puzzle: Puzzle) -> None:
         "Answer all questions.\n"
         + "\n".join(f"{number}. What is the {words}?" for number, words in enumerate(asked, 1))
         + "\nGive the answers in this order on one line, separated by semicolons.",
-        " ".join(f"{number} {words} ?" for number, words in enumerate(asked, 1)),
+        " ".join(f"{'last ' * (at == len(asked))}{at} {words} ?" for at, words in enumerate(asked, 1)),
     )
 
 

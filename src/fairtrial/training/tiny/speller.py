@@ -24,7 +24,7 @@ from fairtrial.agents.planners.planner import Planner
 from fairtrial.models.model import Message
 from fairtrial.tasks.worlds.world import Episode, GoldStep
 
-_LINE = re.compile(r"(\d+) [^?]+\?")
+_LINE = re.compile(r"(?:last )?(\d+) [^?]+\?")
 DONE = "done"
 
 
@@ -87,7 +87,7 @@ class Speller(OracleModel):
 
     def _chain(self, number: int, gold: Gold, beliefs: Beliefs) -> str:
         """A question from its head to its answer, through every value between."""
-        words = [str(number)]
+        words = [f"{'last ' * (number == len(self._chains))}{number}"]
         for at, step in enumerate(self._chains[number - 1]):
             asked = gold.asked(step, beliefs)
             words += [asked if at == 0 else asked.partition(" ")[2], beliefs.value(step.id)]

@@ -24,6 +24,8 @@ _FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
 _NAME = rf"{_FIRST}(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
 _ASKS = r"(?<= )\?"
 """The end of a question: a token of its own, so that what follows it is decided behind it."""
+_LAST = r"(?<![A-Za-z])last (?=\d)"
+"""What stands before the number of the last question: a token of its own for the same reason."""
 _LEAST = 8
 """Times that a stretch must be seen."""
 _LONGEST = 2000
@@ -42,7 +44,9 @@ def stretches(texts: Iterable[str], most: int) -> list[str]:
     A stretch ends with its line, so that dialects share what they have in common.
     """
     words = "|".join(map(re.escape, world_words()))
-    open_places = re.compile(rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}} ?|{_ASKS}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?")
+    open_places = re.compile(
+        rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}} ?|{_ASKS}|{_LAST}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?"
+    )
     found: Counter[str] = Counter()
     for text in texts:
         for between in open_places.split(text):
@@ -87,6 +91,7 @@ def _single() -> Iterator[str]:
         yield from _forms(word)
     for syllable in SYLLABLES:
         yield from (syllable.capitalize(), syllable)
+    yield "last "
     for digit in range(10):
         yield from (f"{digit} ", f"{digit}")
 
@@ -124,6 +129,8 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
         rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
         rf"(?<![A-Za-z0-9]){_NAME}",
         _ASKS,
+        _LAST,
+        r" (?=last \d)",
         r"\p{N} ?",
         rf" ?(?!{_NAME})\p{{L}}+",
         r" ?[^\s\p{L}\p{N}]+",
