@@ -117,8 +117,10 @@ def solve_plain(solver, family, question):
         kind, constraints = words.split(" : ")
         return solver.which(kind, [part.split() for part in constraints.split(" , ")])
     answers = []
-    for part in words.split(" ? "):
-        _, head, *relations = part.split()
+    parts = words.split(" ? ")
+    assert [part.startswith("last ") for part in parts] == [False] * (len(parts) - 1) + [True]
+    for part in parts:
+        _, head, *relations = part.removeprefix("last ").split()
         if head == "answer":
             head, relations = answers[int(relations[0]) - 1], relations[1:]
         (answer,) = solver.follow(head, relations)
@@ -399,6 +401,17 @@ def test_several_answers_are_graded_in_their_order():
     assert wiki.grade(episode, "; ".join(items[:3]), ())["em"] == 0.0
     assert wiki.grade(episode, "; ".join([*items, "more"]), ())["em"] == 0.0
     assert normalise(items[0]) != normalise(items[1])
+
+
+def test_in_plain_style_the_question_may_stand_before_an_answer():
+    wiki = world(n=1, families=["multi"], questions=3, style="plain", hops=1)
+    episode = wiki.episodes()[0]
+    first, second, third = episode.facts["items"]
+    assert wiki.grade(episode, f"1 Ada mayor {first} ; {second} ; last 3 Bo twin {third}", ())["em"] == 1.0
+    assert wiki.grade(episode, f"1 {first} mayor ; {second} ; {third}", ())["items"] == pytest.approx(2 / 3)
+    text = world(n=1, families=["multi"], questions=3, hops=1)
+    items = text.episodes()[0].facts["items"]
+    assert text.grade(text.episodes()[0], "; ".join([f"the mayor is {items[0]}", *items[1:]]), ())["em"] == 0.0
 
 
 @pytest.mark.parametrize(
