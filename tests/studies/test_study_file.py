@@ -118,3 +118,16 @@ def test_python_and_toml_make_the_same_study(tmp_path: Path) -> None:
         suite={"n": 3},
         arms={"base": {"control": True}, "more": {"effect": 0.2}},  # pyright: ignore[reportArgumentType]
     )
+
+
+def test_what_every_arm_has_is_said_once_and_counts_like_the_arms_own(tmp_path: Path) -> None:
+    shared = GOOD.replace("[arms.base]", "[every]\neffect = 0.1\n[arms.base]")
+    study, _ = load_study(write(tmp_path, shared))
+    bound = bind(study, tmp_path)
+    assert [arm.model_dump()["effect"] for arm in bound.arms.values()] == [0.1, 0.2]
+    spelled, _ = load_study(write(tmp_path, GOOD.replace("control = true", "control = true\neffect = 0.1")))
+    assert study.frozen_part() == spelled.frozen_part()
+    wider, _ = load_study(write(tmp_path, shared), ("every.effect=0.3",))
+    assert bind(wider, tmp_path).arms["base"].model_dump()["effect"] == 0.3
+    assert "[every]: control belongs to one arm" in complaint(tmp_path, shared, "every.control=true")
+    assert 'unknown key "efect"' in complaint(tmp_path, shared, "every.efect=1")

@@ -117,6 +117,8 @@ class Study(Config):
     """What the paper says of arms and measures, to be judged one by one."""
     kind: str = "agent"
     suite: dict[str, Any]
+    every: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Keys of every arm that does not say otherwise; as they stand, tables are not merged."""
     arms: dict[str, Arm]
     repeats: int = Field(default=1, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -185,8 +187,10 @@ class Study(Config):
     def frozen_part(self) -> dict[str, Any]:
         """What must not change between resumes, as JSON."""
         data = json.loads(self.model_dump_json(exclude=_VOLATILE))
+        every = data.pop("every")
         for arm in data["arms"].values():
             del arm["engine"], arm["title"]
+            arm.update({key: value for key, value in every.items() if key not in arm})
         for claim in data["claims"]:
             del claim["text"], claim["published"]
         return data
@@ -255,8 +259,14 @@ def bind(study: Study, base: Path) -> BoundStudy:
     """Join a study with its kind of trial and validate the settings that belong to the kind. Raises UserError."""
     kind: TrialKind = registry.load("trials", study.kind)()
     suite = parse(kind.suite_settings, study.suite, where="[suite]")
+    if mine := sorted(set(study.every) & set(Arm.model_fields)):
+        raise UserError(f"[every]: {mine[0]} belongs to one arm; put it there")
     arms = {
-        name: parse(kind.arm_settings, arm.settings, where=f"[arms.{name}] (keys besides control, title, engine)")
+        name: parse(
+            kind.arm_settings,
+            {**study.every, **arm.settings},
+            where=f"[arms.{name}] (keys besides control, title, engine)",
+        )
         for name, arm in study.arms.items()
     }
     return BoundStudy(study, kind, suite, arms, base)
