@@ -121,6 +121,14 @@ def test_what_a_suite_cannot_give_is_refused_in_one_line(two, spec, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_creator_that_is_not_named_is_the_agents_own_model(two):
+    reply = "---\nname: doubled\ndescription: how to\n---\nWrite twice the number."
+    agent = {"id": "shell", "model": {"kind": "scripted", "replies": [reply], "after": "last"}, "turns": 1}
+    record = two.run(agent, skills="self")
+    (version,) = json.loads(two.blobs.text(record.artifacts["skill_creation.json"]))
+    assert "Write twice the number" in str(version)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -112,7 +112,7 @@ class AgentTrial:
                 raise UserError(
                     f'arm "{name}": the forger attacks its box and never runs without one; use another sandbox'
                 )
-            skills = packs.check(chosen.skills, f'arm "{name}": skills')
+            skills = packs.check(_skills(chosen), f'arm "{name}": skills')
             shown |= skills.id not in ("none", *WRITTEN)
             if skills.creator is not None:
                 check_model(skills.creator, base, where=f'arm "{name}": skills: creator')
@@ -196,6 +196,15 @@ def _suite(suite: Config) -> SuiteSettings:
 def _arm(arm: Config) -> ArmSettings:
     assert isinstance(arm, ArmSettings)
     return arm
+
+
+def _skills(arm: ArmSettings) -> str | dict[str, Any]:
+    """The arm's skills; where a model is to write them and none is named, it is the agent's own."""
+    own = arm.agent.get("model") if isinstance(arm.agent, dict) else None
+    chosen = {"id": arm.skills} if isinstance(arm.skills, str) else arm.skills
+    if own is None or chosen.get("id") not in WRITTEN or chosen.get("creator") is not None:
+        return arm.skills
+    return {**chosen, "creator": own}
 
 
 def _tasks(settings: SuiteSettings, base: Path) -> list[Task]:
@@ -290,7 +299,7 @@ class AgentWorker:
 
     async def _pack(self, job: Job, context: TrialContext, folder: Path) -> Pack:
         """The skills of a trial. Raises LimitExceeded and InfraError where a model writes them."""
-        spec, place = self.arms[job.key.arm].skills, folder / "skills"
+        spec, place = _skills(self.arms[job.key.arm]), folder / "skills"
         place.mkdir()
         creator, model = None, self.creators.get(job.key.arm)
         if model is not None:
@@ -357,7 +366,7 @@ def open_worker(settings: Mapping[str, Any]) -> AgentWorker:
     creators = {
         name: open_model(spec, base, where=f'arm "{name}": skills: creator')
         for name, arm in arms.items()
-        if (spec := skill_settings(arm.skills, f'arm "{name}": skills').creator) is not None
+        if (spec := skill_settings(_skills(arm), f'arm "{name}": skills').creator) is not None
     }
     packs, sandbox = Packs(list(tasks.values())), with_paths(choose(suite.sandbox))
     return AgentWorker(tasks, arms, agents, sandbox, cache_folder(), Scratch(), packs, creators)
