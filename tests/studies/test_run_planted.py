@@ -119,6 +119,8 @@ def test_a_limit_of_the_trial_fails_it_and_counts(tmp_path: Path) -> None:
     arms = {"base": {"control": True}, "dear": {"cost_usd": 5.0, "effect": 1.0}}
     result = study(arms=arms, limits={"cost_usd": 1.0}).run(tmp_path / "run").result()
     assert result.arm("dear").mix.failed == 80 and result.arm("dear").mean == 0.0
+    (told,) = [line for line in result.warnings if line.startswith("dear: ")]
+    assert told == "dear: 80 trials failed and count as failures (cost_usd 80)."
     assert result.arm("dear").causes == {"cost_usd": 80}
 
 

@@ -49,7 +49,7 @@ def analyse(path: Path) -> StudyResult:
         known_of_it = {
             "facts": manifest["arms"].get(name, {}),
             "flags": dict(flags.get(name, {})),
-            "causes": dict(causes.get(name, {})),
+            "causes": dict(sum(causes.get(name, {}).values(), Counter[str]())),
             **_spent(totals.get(name)),
         }
         arm = _arm(study, name, scores.get(name, {}), mixes[name], clusters)
@@ -74,7 +74,7 @@ def analyse(path: Path) -> StudyResult:
         effects=effects,
         claims=claims,
         findings=findings,
-        warnings=tuple(_warnings(study, mixes, flags, arms)),
+        warnings=tuple(_warnings(study, mixes, flags, causes)),
         mde_before=mde_before(study, len(tasks)),
         sandboxes=dict(sandboxes),
         created=manifest["created"],
@@ -136,11 +136,12 @@ def _mixes(run: RunDir, study: Study, tasks: Sequence[TaskInfo]) -> dict[str, Ou
     return {name: outcome_mix(len(tasks) * study.repeats, found) for name, found in outcomes.items()}
 
 
-def _causes(run: RunDir) -> dict[str, Counter[str]]:
-    causes: dict[str, Counter[str]] = {}
+def _causes(run: RunDir) -> dict[str, dict[str, Counter[str]]]:
+    """By arm and outcome."""
+    causes: dict[str, dict[str, Counter[str]]] = {}
     for row in run.rows(latest=True):
         if row.cause:
-            causes.setdefault(row.arm, Counter())[row.cause] += 1
+            causes.setdefault(row.arm, {}).setdefault(row.outcome, Counter())[row.cause] += 1
     return causes
 
 
@@ -327,7 +328,10 @@ def _undecided(study: Study, name: str, why: str, mix: OutcomeMix) -> EffectResu
 
 
 def _warnings(
-    study: Study, mixes: Mapping[str, OutcomeMix], flags: Mapping[str, Counter[str]], arms: Sequence[ArmResult]
+    study: Study,
+    mixes: Mapping[str, OutcomeMix],
+    flags: Mapping[str, Counter[str]],
+    causes: Mapping[str, Mapping[str, Counter[str]]],
 ) -> list[str]:
     warnings: list[str] = []
     missing = sum(mix.missing for mix in mixes.values())
@@ -343,10 +347,12 @@ def _warnings(
         skipped = mixes[name].skipped
         if skipped:
             warnings.append(f"{name}: {skipped} trials were skipped, the study's budget was spent.")
-    for arm in arms:
-        if arm.mix.errored:
-            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(arm.causes.items()))
-            warnings.append(f"{arm.name}: {arm.mix.errored} trials errored and count nowhere ({causes}).")
+    counted = {"failed": "failed and count as failures", "errored": "errored and count nowhere"}
+    for name in _ordered(study):
+        for outcome, told in counted.items():
+            if found := causes.get(name, {}).get(outcome):
+                listed = ", ".join(f"{cause} {count}" for cause, count in sorted(found.items()))
+                warnings.append(f"{name}: {found.total()} trials {told} ({listed}).")
     return warnings
 
 
