@@ -9,6 +9,7 @@ own that never overlap, and names are drawn anew in every episode, so nothing of
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -192,14 +193,15 @@ def lessons_of(recipe: Recipe, runs: Sequence[Run], tokenizer: Tokenizer) -> lis
 
 
 def rules_of(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The lines of the system messages of a habit's calls, by which its prompts are recognised."""
-    return rule_lines(
-        message.content
-        for run in runs
-        for called in run.calls()
-        for message in called.request.messages or ()
-        if message.role == "system"
-    )
+    """The lines by which a habit's prompts are recognised: those of the system messages of a fifth of its runs or more.
+
+    What stands in fewer belongs to one episode (a skill's text), not to the rules.
+    """
+    found: Counter[str] = Counter()
+    for run in runs:
+        asked = [message for called in run.calls() for message in called.request.messages or ()]
+        found.update(rule_lines(message.content for message in asked if message.role == "system"))
+    return tuple(line for line, count in found.items() if count * 5 >= len(runs))
 
 
 def untrained(recipe: Recipe, tokenizer: Tokenizer) -> Model:
