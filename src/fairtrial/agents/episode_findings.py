@@ -157,19 +157,21 @@ def _costs_by_steps(found: Mapping[str, _Arm]) -> list[Table]:
     if len(groups) < 2:
         return []
 
-    def row(name: str, of: Sequence[tuple[int, float | None]]) -> tuple[Cell, ...]:
+    def row_of(name: str, of: Sequence[tuple[int, float | None]]) -> tuple[Cell, ...]:
         return (name, *(_mean([value for steps, value in of if steps in group]) for group in groups))
 
     made: list[Table] = []
     for measure in ("turns", "prompt tokens", "makespan s"):
         rows = [
-            row(name, [(int(each["world"]["steps"]), _TAKEN[measure](each)) for each in arm.details])
+            row_of(name, [(int(each["world"]["steps"]), _TAKEN[measure](each)) for each in arm.details])
             for name, arm in found.items()
         ]
+        if not any(value for row in rows for value in row[1:]):  # no tool of this world takes time
+            continue
         note = "Mean over the trials that ran."
         if measure == "makespan s":
             allowed = [(int(world["steps"]), _parallel(world)) for world in worlds]
-            rows.append(row("steps / critical path", allowed))
+            rows.append(row_of("steps / critical path", allowed))
             note += " Last row: the world's own steps over its critical path, the most that any planner can gain."
         title = f"{measure[0].upper()}{measure[1:]} by steps of the gold plan"
         made.append(Table(title=title, columns=("arm", *_labels(groups)), rows=tuple(rows), note=note))
