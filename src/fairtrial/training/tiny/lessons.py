@@ -83,13 +83,25 @@ class Renamer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._vocab = tokenizer.vocab_size
-        self._groups = [np.asarray(syllable_pairs(tokenizer)), np.asarray(relation_forms(tokenizer))]
+        self._syllables, self._relations = (
+            np.asarray(forms) for forms in (syllable_pairs(tokenizer), relation_forms(tokenizer))
+        )
+        self._first, self._inner = (np.isin(np.arange(self._vocab), self._syllables[:, at]) for at in (0, 1))
 
     def renamed(self, ids: np.ndarray, rng: random.Random) -> np.ndarray:
-        """The ids with permutations of syllables and relations drawn from `rng`."""
+        """The ids with permutations of syllables and relations drawn from `rng`.
+
+        Syllables are exchanged where three of them are a name: the same ids also spell parts of other words.
+        """
+        begins = np.nonzero(self._first[ids[:-2]] & self._inner[ids[1:-1]] & self._inner[ids[2:]])[0]
+        names = np.unique((begins[:, None] + np.arange(3)).ravel())
+        found = self._table(self._relations, rng)[ids]
+        found[names] = self._table(self._syllables, rng)[ids[names]]
+        return found
+
+    def _table(self, forms: np.ndarray, rng: random.Random) -> np.ndarray:
         table = np.arange(self._vocab, dtype=np.int32)
-        for forms in self._groups:
-            order = list(range(len(forms)))
-            rng.shuffle(order)
-            table[forms] = forms[order]
-        return table[ids]
+        order = list(range(len(forms)))
+        rng.shuffle(order)
+        table[forms] = forms[order]
+        return table

@@ -23,6 +23,7 @@ from fairtrial.core.errors import UserError
 from fairtrial.models.embedded.routing import rule_lines
 from fairtrial.models.model import Model as Player
 from fairtrial.models.model import Sampling
+from fairtrial.models.native.chat import described, spelled
 from fairtrial.nn.config import ModelConfig
 from fairtrial.nn.model import Model
 from fairtrial.nn.schedule import OptimConfig, Schedule
@@ -176,12 +177,14 @@ def _split(world: dict[str, Any]) -> dict[str, Any]:
 
 
 def vocabulary_of(runs: Sequence[Run], most: int, prose: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer for runs like these: the lines of their rules, and what stays the same in their other messages."""
+    """The tokenizer for runs like these: the lines of their rules and tools, what stays the same in other messages."""
     calls = [called for run in runs for called in run.log.calls()]
     asked = [message for called in calls for message in called.request.messages or ()]
     rules = {message.content for message in asked if message.role == "system"}
     texts = [message.content for message in asked if message.role != "system"]
     texts += [called.reply.text for called in calls]
+    texts += [spelled(call) for called in calls for call in called.reply.message.tool_calls]
+    rules |= {described("", called.request.tools) for called in calls if called.request.tools}
     constant = [rendering.LAST_TURN, *vocabulary.lines(rules)]
     return vocabulary.make(texts, constant=constant, prose=prose, most=most)
 
