@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,19 +131,20 @@ def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Playe
 
 
 def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
-    """Names of two syllables, new in every lesson, told and said again in another order; chance is 1 in 70."""
+    """Names of three syllables, new in every lesson, told and said again in another order; chance is 1 in 70."""
     rng = random.Random(3)
     made = recipe(300)
     pairs = syllable_pairs(tokenizer)
     agent = tokenizer.special("<|agent|>")
 
     def lesson() -> Lesson:
-        names = [(rng.choice(pairs)[0], rng.choice(pairs)[1]) for _ in range(8)]
+        names = [(rng.choice(pairs)[0], rng.choice(pairs)[1], rng.choice(pairs)[1]) for _ in range(6)]
         again = rng.sample(names, len(names))
         told, said = (list(itertools.chain(*each)) for each in (names, again))
         ids = np.asarray([*told, agent, *said], np.int32)
         weights = np.zeros(len(ids), np.float32)
-        weights[18::2] = 1
+        for syllable in (1, 2):
+            weights[19 + syllable :: 3] = 1
         return Lesson(ids, weights)
 
     model = untrained(made, tokenizer)
@@ -206,8 +208,13 @@ def test_from_a_recipe_to_a_folder_that_plays(tmp_path: Path) -> None:
             await tiny.close()
 
     asyncio.run(played())
-    with pytest.raises(UserError, match="is there already"):
-        make(made, tmp_path / "a")
+    shutil.rmtree(tmp_path / "b" / "append")
+    (tmp_path / "b" / "append.json").unlink()
+    make(made, tmp_path / "b", jobs=1)
+    again = [(tmp_path / folder / "append" / "model.safetensors").read_bytes() for folder in "ab"]
+    assert again[0] == again[1], "what is missing is made, as if it had been made at once"
+    with pytest.raises(UserError, match="was not begun with this recipe"):
+        make(recipe(41), tmp_path / "a")
 
 
 @pytest.mark.parametrize(
