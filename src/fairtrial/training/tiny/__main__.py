@@ -56,12 +56,13 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         recipe = parse(Recipe, data, where=str(path))
     changes = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
     data = {**recipe.model_dump(), **changes}
-    if given.habits:
-        data["habits"] = [recipe.habit(name).model_dump() for name in given.habits]
-        data["default"] = recipe.default if recipe.default in given.habits else given.habits[0]
-        tests = {
-            name: (test, [each for each in test.habits if each in given.habits]) for name, test in recipe.tests.items()
-        }
+    wanted: list[str] = given.habits
+    if given.test_only and not wanted:
+        wanted = [habit.name for habit in recipe.habits if (given.folder / habit.name).is_dir()]
+    if wanted:
+        data["habits"] = [recipe.habit(name).model_dump() for name in wanted]
+        data["default"] = recipe.default if recipe.default in wanted else wanted[0]
+        tests = {name: (test, [each for each in test.habits if each in wanted]) for name, test in recipe.tests.items()}
         data["tests"] = {name: {"world": test.world, "habits": kept} for name, (test, kept) in tests.items() if kept}
     return parse(Recipe, data, where="recipe")
 
