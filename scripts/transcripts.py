@@ -2,7 +2,8 @@
 
 A transcript is a fenced block right after a marker: `<!-- transcript: fairtrial run ... -->`. All transcripts of one
 file run in order in one scratch folder that holds a link to recipes/. After `<!-- result: NAME -->` stands the newest
-saved result of that benchmark. `--check` compares with durations and digests masked, and exits 1 with the difference.
+saved result of that benchmark (`<!-- result: NAME first 40 -->`: its first 40 lines). `--check` compares with durations
+and digests masked, and exits 1 with the difference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(<!-- transcript: (?P<command>[^\n]+) -->\n```text\n)(?P<body>.*?)(```)", re.DOTALL)
-_RESULT = re.compile(r"(<!-- result: (?P<name>[a-z-]+) -->\n```text\n)(?P<body>.*?)(```)", re.DOTALL)
+_RESULT = re.compile(
+    r"(<!-- result: (?P<name>[a-z-]+)(?: first (?P<first>\d+))? -->\n```text\n)(?P<body>.*?)(?P<end>```)", re.DOTALL
+)
 _MASKS = (
     (re.compile(r"\b\d[\d,.]*\s?(s|ms|min|h)\b"), "TIME"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "DIGEST"),
@@ -54,17 +57,19 @@ def refreshed(path: Path) -> str:
         folder = Path(scratch)
         (folder / "recipes").symlink_to(ROOT / "recipes")
         text = _RESULT.sub(
-            lambda block: block.group(1) + newest(block["name"]) + block.group(4), path.read_text("utf-8")
+            lambda block: block.group(1) + newest(block["name"], block["first"]) + block["end"], path.read_text("utf-8")
         )
         return _BLOCK.sub(lambda block: block.group(1) + run(block["command"], folder) + block.group(4), text)
 
 
-def newest(name: str) -> str:
-    """The newest saved result of a benchmark, with its date."""
+def newest(name: str, first: str | None = None) -> str:
+    """The newest saved result of a benchmark, with its date; only its first lines where so many are asked for."""
     found = sorted((ROOT / "benchmarks" / "results").glob(f"????-??-??-{name}.txt"))
     if not found:
         raise SystemExit(f"no saved result of {name}: run the benchmark with --save")
-    return f"{found[-1].name[:10]}\n{found[-1].read_text('utf-8').rstrip()}\n"
+    lines = found[-1].read_text("utf-8").rstrip().splitlines()
+    shown = lines if first is None or len(lines) <= int(first) else [*lines[: int(first)], "[...]"]
+    return "\n".join([found[-1].name[:10], *shown, ""])
 
 
 def main() -> int:
