@@ -67,8 +67,13 @@ class Worker(ABC, Generic[TicketT]):
     A ticket is in one of three places: it waits for a slot, its prompt is read, or it runs.
     """
 
-    def __init__(self, *, slots: int, max_waiting: int) -> None:
-        """`slots`: requests that are read or run at once; `max_waiting` more wait, and one more is refused."""
+    def __init__(self, *, slots: int, max_waiting: int, turns: threading.Lock | None = None) -> None:
+        """`slots`: requests that are read or run at once; `max_waiting` more wait, and one more is refused.
+
+        `turns`: held while it works. Workers of very small models share one: threads that hand the interpreter to each
+        other for every operation are slower together than one after the other.
+        """
+        self._turns = turns or threading.Lock()
         self.slots, self.max_waiting = slots, max_waiting
         self._inbox: queue.SimpleQueue[TicketT | _Task | None] = queue.SimpleQueue()
         self._waiting: deque[TicketT] = deque()
@@ -151,7 +156,8 @@ class Worker(ABC, Generic[TicketT]):
         while not self._closed:
             self._take()
             try:
-                self._turn()
+                with self._turns:
+                    self._turn()
             except Exception as error:  # noqa: BLE001 - handed to every request that it concerns
                 self._fail_all(error)
                 self._renew()

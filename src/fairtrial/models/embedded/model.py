@@ -26,6 +26,8 @@ NAME = "tiny"
 _FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 _PREFIX_MIB = 128
 """Of each habit that is asked."""
+_TURNS = threading.Lock()
+"""All habits of a process take turns: a study with seven of them took half the time that it took with all at once."""
 
 
 class EmbeddedModel:
@@ -103,6 +105,7 @@ class EmbeddedModel:
                     settings,
                     name=f"{NAME}:{habit}",
                     weights_version=digest(folder),
+                    turns=_TURNS,
                 )
             return self._opened[habit]
 

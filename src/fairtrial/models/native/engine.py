@@ -8,6 +8,7 @@ before. Nothing of a request is kept in anything that another one reads, but for
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 
 import torch
@@ -72,12 +73,13 @@ class Engine(Worker[Job]):
         exact: bool = False,
         prefix_bytes: int = 256 << 20,
         max_waiting: int = 4096,
+        turns: threading.Lock | None = None,
     ) -> None:
         """`slots`: sequences that decode together; `max_waiting` more requests wait, and one more is refused.
 
-        `prefix_bytes`: for states of prefixes.
+        `prefix_bytes`: for states of prefixes. `turns`: see `Worker`.
         """
-        super().__init__(slots=slots, max_waiting=max_waiting)
+        super().__init__(slots=slots, max_waiting=max_waiting, turns=turns)
         self.model, self.tokenizer, self._exact = model, tokenizer, exact
         extra = model.config.vocab > tokenizer.vocab_size
         self._unknown = torch.arange(model.config.vocab) >= tokenizer.vocab_size if extra else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +45,16 @@ class NativeModel:
     """A loaded model with its tokenizer and its engine."""
 
     def __init__(
-        self, net: Model, tokenizer: Tokenizer, settings: NativeSettings, *, name: str, weights_version: str | None
+        self,
+        net: Model,
+        tokenizer: Tokenizer,
+        settings: NativeSettings,
+        *,
+        name: str,
+        weights_version: str | None,
+        turns: threading.Lock | None = None,
     ) -> None:
-        """Raises UserError where model and tokenizer do not fit."""
+        """`turns`: see `Worker`. Raises UserError where model and tokenizer do not fit."""
         if tokenizer.vocab_size > net.config.vocab:
             raise UserError(
                 f"{name}: the tokenizer has {tokenizer.vocab_size} ids and the model {net.config.vocab}; "
@@ -66,6 +74,7 @@ class NativeModel:
             exact=settings.exact,
             prefix_bytes=settings.prefix_mib << 20,
             max_waiting=settings.max_waiting,
+            turns=turns,
         )
 
     @classmethod
