@@ -6,11 +6,12 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.models.embedded import index
+from fairtrial.models.native.kind import DecodingSettings
 
 if TYPE_CHECKING:
     from fairtrial.models.embedded.model import EmbeddedModel
@@ -20,25 +21,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 _NEEDED = ("torch", "tokenizers", "safetensors", "llguidance")
 
 
-class TinySettings(Config):
+class TinySettings(DecodingSettings):
     """How the embedded model is opened."""
 
     path: str | None = Field(default=None, min_length=1)
     """A folder of habits (see `index`), such as a retraining wrote; None: the one that ships."""
     habit: str | None = Field(default=None, min_length=1)
     """Answers every request; None: each request is answered by the habit whose rules are most like its own."""
-    max_batch: int = Field(default=16, ge=1, le=1024)
-    """Requests of one habit that decode together; more of them wait."""
-    threads: int = Field(default=1, ge=1, le=256)
-    """Of torch, for one step of one habit."""
-    exact: bool = False
-    """Bitwise the same whatever else is in the batch and however a prompt was read; slower, one thread."""
-
-    @model_validator(mode="after")
-    def _exact_is_alone(self) -> TinySettings:
-        if self.exact and self.threads > 1:
-            raise ValueError("exact needs threads = 1: with several, products round differently")
-        return self
 
 
 class Tiny:

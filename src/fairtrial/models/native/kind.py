@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,24 @@ if TYPE_CHECKING:
     from fairtrial.models.native.model import NativeModel
 
 
-class NativeSettings(Config):
+class DecodingSettings(Config):
+    """How models of our own family decode."""
+
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Requests of one model that decode together; more of them wait."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Of torch, for one step."""
+    exact: bool = False
+    """Bitwise the same whatever else is in the batch and however a prompt was read; slower, one thread."""
+
+    @model_validator(mode="after")
+    def _exact_is_alone(self) -> Self:
+        if self.exact and self.threads > 1:
+            raise ValueError("exact needs threads = 1: with several, products round differently")
+        return self
+
+
+class NativeSettings(DecodingSettings):
     """How a native model is opened."""
 
     path: str = Field(min_length=1)
@@ -25,22 +42,10 @@ class NativeSettings(Config):
     """In records and in /v1/models; None: the folder's name, with the adapter's run behind a "+"."""
     context: int = Field(default=8192, ge=2)
     """Tokens that prompt and reply may have together."""
-    max_batch: int = Field(default=16, ge=1, le=1024)
-    """Requests that decode together; more of them wait."""
     max_waiting: int = Field(default=4096, ge=0)
     """Requests that wait at most; one more is refused."""
-    threads: int = Field(default=1, ge=1, le=256)
-    """Of torch, for one step."""
-    exact: bool = False
-    """Bitwise the same whatever else is in the batch and however a prompt was read; slower, one thread."""
     prefix_mib: int = Field(default=256, ge=0)
     """Memory for states of prefixes that were read before, in MiB; 0: none are kept."""
-
-    @model_validator(mode="after")
-    def _exact_is_alone(self) -> NativeSettings:
-        if self.exact and self.threads > 1:
-            raise ValueError("exact needs threads = 1: with several, products round differently")
-        return self
 
 
 class Native:

@@ -36,7 +36,6 @@ class Writer:
             again_weight: Of a name that is read again, which teaches copying before anything else does.
         """
         self._chat = Chat(tokenizer)
-        self._tokenizer = tokenizer
         self._again_weight = again_weight
         self._first = {first for first, _ in syllable_pairs(tokenizer)}
         self._weight = np.ones(tokenizer.vocab_size, np.float32)

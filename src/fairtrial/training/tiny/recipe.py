@@ -176,7 +176,7 @@ def _split(world: dict[str, Any]) -> dict[str, Any]:
     return {"split": "train"} if world.get("id") == "recipes" else {}
 
 
-def vocabulary_of(runs: Sequence[Run], most: int, prose: Sequence[str] = ()) -> Tokenizer:
+def vocabulary_of(runs: Sequence[Run], most: int) -> Tokenizer:
     """The tokenizer for runs like these: the lines of their rules and tools, what stays the same in other messages."""
     calls = [called for run in runs for called in run.log.calls()]
     asked = [message for called in calls for message in called.request.messages or ()]
@@ -186,7 +186,7 @@ def vocabulary_of(runs: Sequence[Run], most: int, prose: Sequence[str] = ()) -> 
     texts += [spelled(call) for called in calls for call in called.reply.message.tool_calls]
     rules |= {described("", called.request.tools) for called in calls if called.request.tools}
     constant = [rendering.LAST_TURN, *vocabulary.lines(rules)]
-    return vocabulary.make(texts, constant=constant, prose=prose, most=most)
+    return vocabulary.make(texts, constant=constant, most=most)
 
 
 def lessons_of(recipe: Recipe, runs: Sequence[Run], tokenizer: Tokenizer) -> list[Lesson]:

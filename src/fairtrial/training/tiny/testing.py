@@ -39,7 +39,6 @@ async def test(
     *,
     episodes: int = 64,
     seed: int = TEST_SEEDS,
-    only: Sequence[str] = (),
     sampling: Sampling | None = None,
 ) -> list[Cell]:
     """Play `episodes` episodes of each test in each of its habits' ways.
@@ -49,7 +48,6 @@ async def test(
         models: The player of a habit.
         episodes: Of each.
         seed: At least TEST_SEEDS: no recipe learns from such worlds.
-        only: Habits; all if empty.
         sampling: None: the most likely token, always.
 
     Raises:
@@ -60,7 +58,7 @@ async def test(
     cells: list[Cell] = []
     for name, wanted in recipe.tests.items():
         world = open_plain({**wanted.world, "n": episodes, "seed": seed})
-        for habit in (recipe.habit(each) for each in wanted.habits if not only or each in only):
+        for habit in (recipe.habit(each) for each in wanted.habits):
             for how in habit.plays:
                 played = await play(world, how, model=models(habit.name), seed=seed, sampling=sampling)
                 logs = [one.log for one in played]

@@ -61,21 +61,18 @@ def lines(texts: Iterable[str]) -> list[str]:
     return sorted({line for text in texts for line in re.findall(r"[^\n]+\n*", text)})
 
 
-def make(
-    texts: Sequence[str], *, constant: Sequence[str] = (), prose: Sequence[str] = (), most: int = 600
-) -> Tokenizer:
+def make(texts: Sequence[str], *, constant: Sequence[str] = (), most: int = 600) -> Tokenizer:
     """The tokenizer.
 
     Args:
         texts: Messages of runs.
         constant: Texts that are stretches however seldom they are seen.
-        prose: Other text, for merges of bytes.
         most: Stretches at most.
     """
     known = sorted({*stretches(texts, most), *constant}, key=lambda text: (-len(text), text))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
-        Tokenizer.train([*known, *prose], vocab_size=len(SPECIALS) + 256 + 256).save(path)
+        Tokenizer.train(known, vocab_size=len(SPECIALS) + 256 + 256).save(path)
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     vocabulary: dict[str, int] = document["model"]["vocab"]
     for token in map(_spelled, dict.fromkeys([*known, *_single()])):
