@@ -5,8 +5,10 @@ import itertools
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 from fairtrial.agents.context import rendering
 from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
+from fairtrial.models.model import Model as Player
+from fairtrial.models.model import Pair, Score
 from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.model import NativeModel
 from fairtrial.models.opening import open_model
@@ -27,6 +31,7 @@ from fairtrial.training.tiny.learning import Learner
 from fairtrial.training.tiny.lessons import Lesson, Renamer, Writer
 from fairtrial.training.tiny.making import make
 from fairtrial.training.tiny.playing import Play, Played, open_plain, play
+from fairtrial.training.tiny.reading import hear, texts
 from fairtrial.training.tiny.recipe import TEST_SEEDS, Habit, Recipe, Run, Worlds, untrained, vocabulary_of
 from fairtrial.training.tiny.testing import test as run_tests
 from fairtrial.training.tiny.vocabulary import syllable_pairs
@@ -52,7 +57,7 @@ def runs() -> dict[str, list[Played]]:
 
 @pytest.fixture(scope="module")
 def tokenizer(runs: dict[str, list[Played]]) -> Tokenizer:
-    return vocabulary_of([Run(one.log, ("turn",)) for played in runs.values() for one in played], 600)
+    return vocabulary_of([[Run(one.log, ("turn",)) for one in played] for played in runs.values()], 600)
 
 
 def test_the_oracle_s_runs_are_right(runs: dict[str, list[Played]]) -> None:
@@ -128,6 +133,66 @@ def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Playe
     page = next(iter(runs["append"][0].log.steps[0].results)).text
     assert page.split()[0] in names
     assert sum(told[at : at + 3] == told[:3] for at in range(0, len(told), 3)) >= page.count("".join(told[:3])) - 1
+
+
+def test_steps_and_words_of_lists_are_the_same_tokens_wherever_they_stand() -> None:
+    world = open_plain({"id": "recipes", "split": "train", "domains": ["letters", "items"], "n": 40, "seed": 3})
+    plays = (Play(skills="forced"), Play(skills="curated"))
+    runs = [Run(one.log, ("turn",)) for how in plays for one in asyncio.run(play(world, how))]
+    tokenizer = vocabulary_of([runs], 600)
+    for run in runs:
+        said = [list(called.reply.text.splitlines()) for called in run.calls()][-1]
+        asked = "\n".join(message.content for message in [*run.calls()][-1].request.messages or ())
+        read = tokenizer.encode(asked)
+        for line in said[1 : said.index("</think>")]:
+            step, _, state = line.partition(" :")
+            ids = tokenizer.encode(f"\n{step}\n")[2:-1]
+            assert any(read[at : at + len(ids)] == ids for at in range(len(read))), step
+            words = state.split()
+            told = tokenizer.encode(f"{line}\n")[-1 - len(words) : -1]
+            assert [tokenizer.decode([index]) for index in told] == [f" {word}" for word in words]
+    name = tokenizer.encode("pitoma")
+    assert len(name) == 3
+    for text in ("Steps of pitoma:", "<name>pitoma</name>", "pitoma : a e ?"):
+        assert [index for index in tokenizer.encode(text) if index in name] == name
+    renamed = Renamer(tokenizer).renamed(np.asarray(tokenizer.encode("Steps of pitoma:"), np.int32), random.Random(1))
+    said = tokenizer.decode(renamed.tolist())
+    assert re.fullmatch(r"Steps of [a-z]{6}:", said)
+    assert "pitoma" not in said
+
+
+def test_texts_are_learned_whole_and_scored_by_what_they_answer() -> None:
+    prose = {"families": ["multi"], "hops": 1, "questions": [3, 5], "page_words": 30, "pages": 40, "backlinks": False}
+    found = texts({**prose, "n": 6, "seed": 2})
+    assert sum(len(text.asked) for text in found) > 6
+    for text in found:
+        for question, value, other in text.asked:
+            assert value.strip() in text.pages
+            assert value != other
+            assert question.startswith("Question: What is the ")
+            assert f"{question}{value}\n" in text.whole
+            assert (value.strip()[0].isdigit()) == (other.strip()[0].isdigit())
+    tokenizer = vocabulary_of([], 600, found)
+    lesson = Writer(tokenizer, 5.0).read(found[0])
+    assert tokenizer.decode(lesson.ids[1:].tolist()) == found[0].whole
+    assert (lesson.weights[1:] >= 1).all()
+    assert set(lesson.weights.tolist()) == {0.0, 1.0, 5.0}
+
+    async def score(pairs: Sequence[Pair]) -> list[Score]:
+        """As a model that finds likely what the pages say of the asked subject."""
+
+        def likely(pair: Pair) -> float:
+            asked = re.search(r"the (\w+) of ([\w ]+)\?\n[^?]*$", pair.context)
+            told = asked and f"{asked[1]} of {asked[2]} (?:is|has been|is given as){pair.continuation}"
+            return -1.0 if told and re.search(told, pair.context) else -9.0
+
+        return [Score(likely(pair), (likely(pair),), 1, 1, True) for pair in pairs]
+
+    knows = cast(Player, SimpleNamespace(score=score))
+    heard = asyncio.run(hear(knows, found))
+    assert (heard.right, heard.questions) == (1.0, sum(len(text.asked) for text in found))
+    with pytest.raises(UserError, match='worlds of the kind "wiki"'):
+        texts({"id": "recipes"})
 
 
 def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:

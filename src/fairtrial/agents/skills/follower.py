@@ -162,10 +162,10 @@ class FollowerModel(ScriptedPlayer):
             if steps is None:
                 state = tuple(rng.sample(state, len(state)))
                 known.working.append(f"{name} is not known to me, a guess: {' '.join(state)}")
-            for step in steps or ():
+            for number, step in enumerate(steps or (), 1):
                 if rng.random() >= self.settings.slip:
                     state = step.run(state, ask)
-                known.working.append(f"{step.line} : {' '.join(state)}")
+                known.working.append(f"{number}. {step.line} : {' '.join(state)}")
         return state
 
     def _fold(self, policy: ContextPolicy, known: _Known, messages: Sequence[Message]) -> Folded | None:

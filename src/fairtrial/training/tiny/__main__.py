@@ -76,7 +76,7 @@ def _run(given: argparse.Namespace) -> None:
     from fairtrial.nn.tokenizer import Tokenizer
     from fairtrial.training.tiny.making import CONTEXT, make
     from fairtrial.training.tiny.recipe import untrained
-    from fairtrial.training.tiny.testing import table, test
+    from fairtrial.training.tiny.testing import hear_tests, table, test
 
     torch.set_num_threads(1)
     recipe = _recipe(given)
@@ -94,7 +94,8 @@ def _run(given: argparse.Namespace) -> None:
             return opened[habit]
 
         try:
-            return table(await test(recipe, player, episodes=episodes))
+            played = await test(recipe, player, episodes=episodes)
+            return table(played, await hear_tests(recipe, player, texts=episodes))
         finally:
             for model in opened.values():
                 await model.close()

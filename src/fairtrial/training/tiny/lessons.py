@@ -11,6 +11,7 @@ import numpy as np
 from fairtrial.agents.log import Called
 from fairtrial.models.native.chat import Chat
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.training.tiny.reading import Text
 from fairtrial.training.tiny.vocabulary import relation_forms, syllable_pairs, values
 
 
@@ -37,7 +38,8 @@ class Writer:
         """
         self._chat = Chat(tokenizer)
         self._again_weight = again_weight
-        self._first = {first for first, _ in syllable_pairs(tokenizer)}
+        self._names = _Names(tokenizer)
+        self._start = tokenizer.special("<|doc|>")
         self._weight = np.ones(tokenizer.vocab_size, np.float32)
         self._weight[sorted(values(tokenizer))] = value_weight
 
@@ -56,46 +58,66 @@ class Writer:
         if ids:
             yield self._lesson(ids, learned)
 
+    def read(self, text: Text) -> Lesson:
+        """A text of which all is learned; a value that its pages give, as what is said."""
+        pieces = [(text.pages, False)]
+        for question, value, _ in text.asked:
+            pieces += [(question, False), (f"{value}\n", True)]
+        ids, weights = [self._start], [0.0]
+        for piece, said in pieces:
+            part = self._chat.tokenizer.encode(piece)
+            ids += part
+            weights += [float(self._weight[index]) if said else 1.0 for index in part]
+        return Lesson(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
+
     def _lesson(self, ids: Sequence[int], learned: Iterable[tuple[int, int]]) -> Lesson:
         whole = np.asarray(ids, np.int32)
         weights = np.zeros(len(ids), np.float32)
         if self._again_weight:
-            weights[self._again(ids)] = self._again_weight
+            weights[self._again(whole)] = self._again_weight
         for start, end in learned:
             weights[start:end] = self._weight[whole[start:end]]
         return Lesson(whole, weights)
 
-    def _again(self, ids: Sequence[int]) -> list[int]:
+    def _again(self, ids: np.ndarray) -> list[int]:
         """Places of the names that stand earlier in the lesson too."""
         seen: set[tuple[int, ...]] = set()
         found: list[int] = []
-        for at, index in enumerate(ids):
-            if index in self._first:
-                name = tuple(ids[at : at + 3])
-                found += range(at, min(at + 3, len(ids))) if name in seen else ()
-                seen.add(name)
+        for at in self._names.begins(ids):
+            name = tuple(ids[at : at + 3])
+            found += range(at, at + 3) if name in seen else ()
+            seen.add(name)
         return found
+
+
+class _Names:
+    """Where names stand in ids: three syllables of which the first may be a capital one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.syllables = np.asarray(syllable_pairs(tokenizer))
+        """[syllables, 2]: id at the begin of a name with a capital, id elsewhere."""
+        every = np.arange(tokenizer.vocab_size)
+        self._inner = np.isin(every, self.syllables[:, 1])
+        self._any = np.isin(every, self.syllables)
+
+    def begins(self, ids: np.ndarray) -> np.ndarray:
+        """Places of first syllables. The same ids also spell parts of other words, which are no names."""
+        apart = np.concatenate([[True], ~self._any[ids[:-3]]]) if len(ids) > 2 else np.zeros(0, bool)
+        return np.nonzero(apart & self._any[ids[:-2]] & self._inner[ids[1:-1]] & self._inner[ids[2:]])[0]
 
 
 class Renamer:
     """Exchanges the syllables of all names of a lesson, and its relations: the same lesson about another world."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._vocab = tokenizer.vocab_size
-        self._syllables, self._relations = (
-            np.asarray(forms) for forms in (syllable_pairs(tokenizer), relation_forms(tokenizer))
-        )
-        self._first, self._inner = (np.isin(np.arange(self._vocab), self._syllables[:, at]) for at in (0, 1))
+        self._vocab, self._names = tokenizer.vocab_size, _Names(tokenizer)
+        self._relations = np.asarray(relation_forms(tokenizer))
 
     def renamed(self, ids: np.ndarray, rng: random.Random) -> np.ndarray:
-        """The ids with permutations of syllables and relations drawn from `rng`.
-
-        Syllables are exchanged where three of them are a name: the same ids also spell parts of other words.
-        """
-        begins = np.nonzero(self._first[ids[:-2]] & self._inner[ids[1:-1]] & self._inner[ids[2:]])[0]
-        names = np.unique((begins[:, None] + np.arange(3)).ravel())
+        """The ids with permutations of syllables and relations drawn from `rng`."""
+        names = (self._names.begins(ids)[:, None] + np.arange(3)).ravel()
         found = self._table(self._relations, rng)[ids]
-        found[names] = self._table(self._syllables, rng)[ids[names]]
+        found[names] = self._table(self._names.syllables, rng)[ids[names]]
         return found
 
     def _table(self, forms: np.ndarray, rng: random.Random) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Making `tiny`: play, write down the lessons, train each habit in a process of its own, store a folder that serves.
 
-A habit's training has two parts: first the scripts' runs; then also runs that it played itself, sampled at temperature
-1 in further worlds, of which the right ones are kept (rejection sampling, as in AgentFold's Fold-Generator). Steps
-and tokens of both parts together are the same for every habit.
+All habits begin with the same weights, which have learned from a few runs of each, the shortest first: there copying is
+learned, which long runs alone do not teach in a reasonable time. A habit's training has two parts: first the scripts'
+runs; then also runs that it played itself, sampled in further worlds, of which the right ones are kept (rejection
+sampling, as in AgentFold's Fold-Generator). Steps and tokens of both parts together are the same for every habit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,12 +39,13 @@ from fairtrial.training.tiny.recipe import (
     lessons_of,
     own,
     played,
+    reads,
     rules_of,
     untrained,
     vocabulary_of,
 )
 
-TOKENIZER, RECIPE = "tokenizer.json", "recipe.json"
+TOKENIZER, RECIPE, BASE = "tokenizer.json", "recipe.json", "base"
 CONTEXT = 8192
 """Tokens that prompt and reply of a habit may have together."""
 _SAMPLE = 200
@@ -57,7 +59,7 @@ class Trained:
 
     habit: str
     episodes: int
-    """Runs of scripts that it learned from."""
+    """Runs of scripts, or texts, that it learned from."""
     own: int
     """Runs of its own that it learned from."""
     own_tried: int
@@ -84,12 +86,15 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
     small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
     samples = {habit.name: played(small, habit) for habit in recipe.habits}
     if tokenizer is None:
-        tokenizer = vocabulary_of([run for runs in samples.values() for run in runs], recipe.stretches)
+        read = [text for habit in recipe.habits for text in reads(small, habit)]
+        tokenizer = vocabulary_of(list(samples.values()), recipe.stretches, read)
         untrained(recipe, tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
         (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
     say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
+    if recipe.base_steps and not (folder / BASE).exists():
+        say(_based(recipe, samples, tokenizer, folder))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [habit.name for habit in recipe.habits if not (folder / f"{habit.name}.json").exists()]
         for future in as_completed([pool.submit(train, recipe, name, folder) for name in missing]):
@@ -121,28 +126,49 @@ def _begun(recipe: Recipe, folder: Path) -> Tokenizer | None:
     return Tokenizer.load(folder / TOKENIZER)
 
 
+def _based(recipe: Recipe, samples: Mapping[str, Sequence[Run]], tokenizer: Tokenizer, folder: Path) -> str:
+    """Train and store what all habits begin with. Raises UserError."""
+    began, before = time.process_time(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
+    lessons = [
+        lesson
+        for habit in recipe.habits
+        for lesson in lessons_of(recipe, tokenizer, samples[habit.name], reads(small, habit))
+    ]
+    model = untrained(recipe, tokenizer)
+    learner = Learner(model, Renamer(tokenizer), recipe)
+    try:
+        learner.learn(lessons, recipe.base_steps, watch=_watched(folder / f"{BASE}.log", began))
+    finally:
+        torch.set_num_threads(before)
+    store(model, folder / BASE)
+    return f"{BASE}: {learner.tokens} tokens, loss {learner.loss:.4f}, {time.process_time() - began:.0f} CPU s"
+
+
 def train(recipe: Recipe, name: str, folder: Path) -> Trained:
     """Train one habit with one thread and store it beneath the folder, which holds the tokenizer. Raises UserError."""
     torch.set_num_threads(1)
     began, habit = time.process_time(), recipe.habit(name)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    model = untrained(recipe, tokenizer)
-    runs = played(recipe, habit)
+    model = hub.load(folder / BASE) if recipe.base_steps else untrained(recipe, tokenizer)
+    runs, read = played(recipe, habit), reads(recipe, habit)
     learner = Learner(model, Renamer(tokenizer), recipe)
-    first = recipe.steps if not recipe.own_episodes else round(recipe.own_after * recipe.steps)
+    tried = recipe.own_episodes if habit.plays else 0
+    first = round(recipe.own_after * recipe.steps) if tried else recipe.steps
     log = folder / f"{name}.log"
-    learner.learn(lessons_of(recipe, runs, tokenizer), first, watch=_watched(log, began))
+    learner.learn(lessons_of(recipe, tokenizer, runs, read), first, watch=_watched(log, began))
     mine: list[Run] = []
-    if recipe.own_episodes:
+    if tried:
         mine = asyncio.run(_own(recipe, habit, model, tokenizer))
-        learner.learn(lessons_of(recipe, [*runs, *mine], tokenizer), recipe.steps - first, watch=_watched(log, began))
+        learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), recipe.steps - first, watch=_watched(log, began))
     shutil.rmtree(folder / name, ignore_errors=True)
     store(model, folder / name)
     done = Trained(
         habit=name,
-        episodes=len(runs),
+        episodes=len(runs) + len(read),
         own=len(mine),
-        own_tried=recipe.own_episodes,
+        own_tried=tried,
         tokens=learner.tokens,
         loss=learner.loss,
         cpu_s=round(time.process_time() - began, 1),

@@ -31,6 +31,7 @@ from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.tiny import vocabulary
 from fairtrial.training.tiny.lessons import Lesson, Writer
 from fairtrial.training.tiny.playing import Play, Played, open_plain, play
+from fairtrial.training.tiny.reading import Text, texts
 
 TEST_SEEDS = 1_000_000
 """Seeds of worlds that are learned from lie below, of those for tests at or above."""
@@ -41,8 +42,8 @@ class Habit(Config):
     """A way of working that is learned by a model of its own."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
-    plays: tuple[Play, ...] = Field(min_length=1)
-    """Ways of playing that give its lessons; episodes are divided among them."""
+    plays: tuple[Play, ...] = ()
+    """Ways of playing that give its lessons; episodes are divided among them. None: it learns the worlds' texts."""
     worlds: tuple[str, ...] = Field(min_length=1)
     """Names of the recipe's worlds; each play's episodes are divided among them."""
     purposes: tuple[Purpose, ...] = ("turn", "summary")
@@ -73,8 +74,10 @@ class Recipe(Config):
     """That a script plays for each habit."""
     own_episodes: int = Field(default=0, ge=0)
     """That each habit plays by itself once it can, sampled; of these the right ones are learned from too."""
-    own_after: float = Field(default=0.7, gt=0, lt=1)
+    own_after: float = Field(default=0.8, gt=0, lt=1)
     """Share of the steps before it plays by itself."""
+    own_temperature: float = Field(default=0.5, gt=0)
+    """At which it does."""
     seed: int = Field(default=0, ge=0, lt=1000)
     """Of the weights, of the worlds that are learned from, and of the order of lessons."""
     value_weight: float = Field(default=5.0, gt=0)
@@ -83,6 +86,8 @@ class Recipe(Config):
     """Weight of a token of a name that is read again; all other context weighs 0."""
     stretches: int = Field(default=900, ge=0)
     """Constant stretches that become tokens, at most."""
+    base_steps: int = Field(default=0, ge=0)
+    """Of the weights that all habits begin with, which learn from a few runs of every habit; 0: random ones."""
     steps: int = Field(ge=1)
     """Of each habit's training."""
     batch_tokens: int = Field(default=1500, ge=64)
@@ -143,10 +148,10 @@ def played(recipe: Recipe, habit: Habit) -> list[Run]:
 
 
 async def own(recipe: Recipe, habit: Habit, model: Player) -> list[Run]:
-    """The right ones of runs that a model plays at temperature 1, in worlds of their own."""
+    """The right ones of runs that a model plays by itself, sampled, in worlds of their own."""
     runs: list[Run] = []
     for how, world, seed in _share(recipe, habit, own=True):
-        sampling = Sampling(temperature=1.0, max_tokens=how.reply_tokens)
+        sampling = Sampling(temperature=recipe.own_temperature, max_tokens=how.reply_tokens)
         runs += await _runs(habit, world, how, seed, model=model, sampling=sampling)
     return runs
 
@@ -165,7 +170,7 @@ def _share(recipe: Recipe, habit: Habit, *, own: bool = False) -> Iterator[tuple
     """(play, world, seed) of a habit; habits that share a world share its episodes."""
     episodes = recipe.own_episodes if own else recipe.episodes
     parts = [(how, name) for how in habit.plays for name in habit.worlds]
-    each = -(-episodes // len(parts))
+    each = -(-episodes // max(len(parts), 1))
     for at, (how, name) in enumerate(parts):
         seed = recipe.seed * 1000 + 2 * (100 * list(recipe.worlds).index(name) + at) + own
         yield how, {**recipe.worlds[name], "n": each, "seed": seed, **_split(recipe.worlds[name])}, seed
@@ -176,35 +181,61 @@ def _split(world: dict[str, Any]) -> dict[str, Any]:
     return {"split": "train"} if world.get("id") == "recipes" else {}
 
 
-def vocabulary_of(runs: Sequence[Run], most: int) -> Tokenizer:
-    """The tokenizer for runs like these: the lines of their rules and tools, what stays the same in other messages."""
-    calls = [called for run in runs for called in run.log.calls()]
-    asked = [message for called in calls for message in called.request.messages or ()]
-    rules = {message.content for message in asked if message.role == "system"}
-    texts = [message.content for message in asked if message.role != "system"]
-    texts += [called.reply.text for called in calls]
-    texts += [spelled(call) for called in calls for call in called.reply.message.tool_calls]
-    rules |= {described("", called.request.tools) for called in calls if called.request.tools}
-    constant = [rendering.LAST_TURN, *vocabulary.lines(rules)]
-    return vocabulary.make(texts, constant=constant, most=most)
+def reads(recipe: Recipe, habit: Habit) -> list[Text]:
+    """The texts of a habit that does not play; none for others. Raises UserError for worlds without pages."""
+    if habit.plays:
+        return []
+    names = list(recipe.worlds)
+    each, begin = -(-recipe.episodes // len(habit.worlds)), recipe.seed * 1000
+    return [
+        text
+        for name in habit.worlds
+        for text in texts({**recipe.worlds[name], "n": each, "seed": begin + 200 * names.index(name)})
+    ]
 
 
-def lessons_of(recipe: Recipe, runs: Sequence[Run], tokenizer: Tokenizer) -> list[Lesson]:
+def vocabulary_of(habits: Sequence[Sequence[Run]], most: int, read: Sequence[Text] = ()) -> Tokenizer:
+    """The tokenizer for runs like each habit's: the lines of their rules and tools, what never changes in other texts.
+
+    `read`: texts whose words are to be short.
+    """
+    constant, said = {rendering.LAST_TURN}, list[str]()
+    for runs in habits:
+        counts: Counter[str] = Counter()
+        for run in runs:
+            told: set[str] = set()
+            for called in run.calls():
+                messages = called.request.messages or ()
+                told.update(message.content for message in messages if message.role == "system")
+                told.add(described("", called.request.tools) if called.request.tools else "")
+                said += [message.content for message in messages if message.role != "system"]
+                said += [called.reply.text, *map(spelled, called.reply.message.tool_calls)]
+            counts.update(vocabulary.lines(told))
+        rules = {line for line, count in counts.items() if _is_rule(count, runs)}
+        constant |= rules
+        said += [line for line, count in counts.items() if line not in rules for _ in range(count)]
+    return vocabulary.make(said, constant=sorted(constant), most=most, words=[text.whole for text in read])
+
+
+def _is_rule(count: int, runs: Sequence[Run]) -> bool:
+    """Whether a line stands in a fifth of the runs or more; what stands in fewer belongs to one episode, as a skill."""
+    return count * 5 >= len(runs)
+
+
+def lessons_of(recipe: Recipe, tokenizer: Tokenizer, runs: Sequence[Run], read: Sequence[Text] = ()) -> list[Lesson]:
     """What a habit learns from."""
     writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight)
-    return [lesson for run in runs for lesson in writer.lessons(run.calls())]
+    lessons = [lesson for run in runs for lesson in writer.lessons(run.calls())]
+    return [*lessons, *map(writer.read, read)]
 
 
 def rules_of(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The lines by which a habit's prompts are recognised: those of the system messages of a fifth of its runs or more.
-
-    What stands in fewer belongs to one episode (a skill's text), not to the rules.
-    """
+    """The lines by which a habit's prompts are recognised: those of the system messages of most runs."""
     found: Counter[str] = Counter()
     for run in runs:
         asked = [message for called in run.calls() for message in called.request.messages or ()]
         found.update(rule_lines(message.content for message in asked if message.role == "system"))
-    return tuple(line for line, count in found.items() if count * 5 >= len(runs))
+    return tuple(line for line, count in found.items() if _is_rule(count, runs))
 
 
 def untrained(recipe: Recipe, tokenizer: Tokenizer) -> Model:

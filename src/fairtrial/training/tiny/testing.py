@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairtrial.agents.log import Rejected
 from fairtrial.core.errors import UserError
 from fairtrial.models.model import Model, Sampling
 from fairtrial.training.tiny.playing import open_plain, play
-from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe
+from fairtrial.training.tiny.reading import Heard, hear
+from fairtrial.training.tiny.reading import texts as read
+from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe, Worlds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,9 @@ async def test(
     Raises:
         UserError: A seed of worlds that may have been learned from, or settings that do not fit.
     """
-    if seed < TEST_SEEDS:
-        raise UserError(f"seed: {seed} may be a world that was learned from; take {TEST_SEEDS} or more")
+    _check(seed)
     cells: list[Cell] = []
-    for name, wanted in recipe.tests.items():
+    for name, wanted in _played(recipe):
         world = open_plain({**wanted.world, "n": episodes, "seed": seed})
         for habit in (recipe.habit(each) for each in wanted.habits):
             for how in habit.plays:
@@ -80,7 +81,31 @@ async def test(
     return cells
 
 
-def table(cells: Sequence[Cell]) -> str:
+async def hear_tests(
+    recipe: Recipe, models: Callable[[str], Model], *, texts: int = 64, seed: int = TEST_SEEDS
+) -> dict[str, Heard]:
+    """How habits that do not play score unseen texts, by test. Raises as `test`."""
+    _check(seed)
+    return {
+        name: await hear(models(habit), read({**wanted.world, "n": texts, "seed": seed}))
+        for name, wanted in recipe.tests.items()
+        for habit in wanted.habits
+        if not recipe.habit(habit).plays
+    }
+
+
+def _played(recipe: Recipe) -> list[tuple[str, Worlds]]:
+    return [
+        (name, test) for name, test in recipe.tests.items() if any(recipe.habit(each).plays for each in test.habits)
+    ]
+
+
+def _check(seed: int) -> None:
+    if seed < TEST_SEEDS:
+        raise UserError(f"seed: {seed} may be a world that was learned from; take {TEST_SEEDS} or more")
+
+
+def table(cells: Sequence[Cell], heard: Mapping[str, Heard]) -> str:
     """For people."""
     head = f"{'test':<14} {'habit':<14} {'policy':<14} {'planner':<18} {'n':>4} {'em':>6} {'items':>6}"
     lines = [f"{head} {'none':>6} {'rejected':>8} {'turns':>6}"]
@@ -88,5 +113,10 @@ def table(cells: Sequence[Cell]) -> str:
         f"{cell.test:<14} {cell.habit:<14} {cell.policy:<14} {cell.planner:<18} {cell.episodes:>4} {cell.em:>6.3f} "
         f"{cell.items:>6.3f} {cell.unanswered:>6.3f} {cell.rejected:>8.2f} {cell.turns:>6.1f}"
         for cell in cells
+    ]
+    lines += [
+        f"{name}: the right one of two values in {one.right:.3f} of {one.questions} questions, "
+        f"{one.bits:.2f} bits per byte"
+        for name, one in heard.items()
     ]
     return "\n".join(lines)

@@ -14,18 +14,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from fairtrial.nn.tokenizer import SPECIALS, Tokenizer
+from fairtrial.tasks.worlds.recipes_steps import ITEMS
+from fairtrial.tasks.worlds.recipes_steps import KINDS as STEPS
 from fairtrial.tasks.worlds.wiki_graph import KINDS, RELATIONS, SYLLABLES
 
 _SMALL = r"[bdfgklmnprstvz][aeiou]"
 _FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
-_NAME = rf"{_FIRST}(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
+_NAME = rf"(?:{_FIRST}|{_SMALL})(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
 _ASKS = r"(?<= )\?"
 """The end of a question: a token of its own, so that what follows it is decided behind it."""
 _LAST = r"(?<![A-Za-z])last (?=\d)"
 """What stands before the number of the last question: a token of its own for the same reason."""
+_ALONE = r"(?![A-Za-z0-9_])"
+_THING = rf"(?:(?:[b-z]|{'|'.join(ITEMS)}){_ALONE}|a(?= (?:[a-z]{_ALONE}|{'|'.join(ITEMS)}|[?:;]|to|and|at|in)|\n|<|$))"
+"""A word of the lists that recipes work on; "a" only where it is no article."""
+_LISTED = rf" ?(?<![A-Za-z0-9'_]){_THING}"
 _LEAST = 8
 """Times that a stretch must be seen."""
 _LONGEST = 2000
@@ -38,15 +45,35 @@ def world_words() -> list[str]:
     return sorted({*KINDS, *names, *inverse})
 
 
+def step_words() -> list[str]:
+    """What steps on letters and items are said with, beside the words of the list and numbers; the longest first."""
+    kinds = [kind for kind in STEPS if {"letters", "items"} & {*kind.domains}]
+    parts = {part for kind in kinds for part in re.split(r"(?: |\b)w\d|(?<= )k ?", kind.line) if part}
+    return sorted(parts, key=lambda part: (-len(part), part))
+
+
+def _open_places() -> str:
+    """What differs from text to text, each a token or a few: steps, words of lists, the world's words, names."""
+    steps = "|".join(map(re.escape, step_words()))
+    words = "|".join(sorted(map(re.escape, world_words()), key=len, reverse=True))
+    return "|".join(
+        (
+            rf"(?:{steps})(?= (?:{_THING}|:)|\n|\d|$)",
+            _LISTED,
+            rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
+            rf"(?<![A-Za-z0-9]){_NAME}",
+            _ASKS,
+            _LAST,
+        )
+    )
+
+
 def stretches(texts: Iterable[str], most: int) -> list[str]:
     """What stands unchanged between names, numbers and the words of the world: the `most` frequent, by length.
 
     A stretch ends with its line, so that dialects share what they have in common.
     """
-    words = "|".join(map(re.escape, world_words()))
-    open_places = re.compile(
-        rf"(?<![A-Za-z0-9]){_NAME}|\d{{1,2}} ?|{_ASKS}|{_LAST}| ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?"
-    )
+    open_places = re.compile(rf"{_open_places()}|\d{{1,2}} ?")
     found: Counter[str] = Counter()
     for text in texts:
         for between in open_places.split(text):
@@ -61,18 +88,21 @@ def lines(texts: Iterable[str]) -> list[str]:
     return sorted({line for text in texts for line in re.findall(r"[^\n]+\n*", text)})
 
 
-def make(texts: Sequence[str], *, constant: Sequence[str] = (), most: int = 600) -> Tokenizer:
+def make(
+    texts: Sequence[str], *, constant: Sequence[str] = (), most: int = 600, words: Sequence[str] = ()
+) -> Tokenizer:
     """The tokenizer.
 
     Args:
         texts: Messages of runs.
         constant: Texts that are stretches however seldom they are seen.
         most: Stretches at most.
+        words: Texts that are cut into pieces of words.
     """
     known = sorted({*stretches(texts, most), *constant}, key=lambda text: (-len(text), text))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
-        Tokenizer.train(known, vocab_size=len(SPECIALS) + 256 + 256).save(path)
+        Tokenizer.train([*known, *words], vocab_size=len(SPECIALS) + 256 + (512 if words else 256)).save(path)
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     vocabulary: dict[str, int] = document["model"]["vocab"]
     for token in map(_spelled, dict.fromkeys([*known, *_single()])):
@@ -88,6 +118,9 @@ def _single() -> Iterator[str]:
         yield from _forms(word)
     for syllable in SYLLABLES:
         yield from (syllable.capitalize(), syllable)
+    for thing in (*ascii_lowercase, *ITEMS):
+        yield from (thing, f" {thing}")
+    yield from step_words()
     yield "last "
     for digit in range(10):
         yield from (f"{digit} ", f"{digit}")
@@ -120,13 +153,9 @@ def _forms(word: str) -> tuple[str, ...]:
 
 def _cutting(known: Sequence[str]) -> dict[str, Any]:
     """The cutting into pieces, of which those in the vocabulary are tokens as they are."""
-    words = "|".join(sorted(map(re.escape, world_words()), key=len, reverse=True))
     pieces = [
         *(f"(?:{_bounded(text)})" for text in known),
-        rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
-        rf"(?<![A-Za-z0-9]){_NAME}",
-        _ASKS,
-        _LAST,
+        _open_places(),
         r" (?=last \d)",
         r"\p{N} ?",
         rf" ?(?!{_NAME})\p{{L}}+",
@@ -138,7 +167,7 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
         "type": "Sequence",
         "pretokenizers": [
             _split("|".join(pieces)),
-            _split(rf"^{_FIRST}(?=(?:{_SMALL}){{2}}$)"),
+            _split(rf"^(?:{_FIRST}|{_SMALL})(?=(?:{_SMALL}){{2}}$)"),
             _split(rf"^{_SMALL}(?={_SMALL}$)"),
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         ],
@@ -152,8 +181,11 @@ def _split(pattern: str) -> dict[str, Any]:
 def _bounded(text: str) -> str:
     """The text as a pattern; where it begins or ends with a letter or a digit, no other may stand beside it."""
     quoted = re.sub(r"([^A-Za-z0-9\s])", r"\\\1", text)
-    before = r"(?<![A-Za-z0-9])" if text[0].isalnum() else ""
-    return before + quoted + (r"(?![A-Za-z0-9])" if text[-1].isalnum() else "")
+    return rf"(?<!{_like(text[0])})" * text[0].isalnum() + quoted + rf"(?!{_like(text[-1])})" * text[-1].isalnum()
+
+
+def _like(char: str) -> str:
+    return "[0-9]" if char.isdigit() else "[A-Za-z]"
 
 
 def _spelled(text: str) -> str:
