@@ -1,14 +1,15 @@
 """Scoring multiple choice against lm-evaluation-harness: CPU time, largest differences, accuracies.
 
 usage: python benchmarks/score_speed.py --peer PYTHON [--save] [--questions N] [--few N] [--batch 32] [--repeats 2]
-    [--exact 20]
+    [--exact 20] [--steps 150]
 PYTHON: of a virtual environment with `lm_eval`, `accelerate`, `torch`, `transformers` (and `pydantic`, for the rows
 in which the harness drives a model of fairtrial.nn). Without --peer only our side is measured.
 
 PIQA validation items under ../shared/cases/global_piqa, prompt "Question: {goal}\\nAnswer:", one space before options.
-Models have random weights and a BPE of 8,192 tokens learned from the items; one thread, fp32, everything in a folder
-that is thrown away. 5 shots: five items of the file's end, the same for every question, or five drawn for each question
-(the harness' default), where only the options of a question share much. Both sides include tokenisation.
+Models have a BPE of 8,192 tokens learned from the items and learn for `--steps` steps from items that are not asked, so
+that likelihoods are of the size that models give; one thread, fp32, everything in a folder that is thrown away.
+5 shots: five items of the file's end, the same for every question, or five drawn for each question (the harness'
+default), where only the options of a question share much. Both sides include tokenisation.
 
 Who is nearer to the truth: the first `--exact` items of each set are computed again in fp64, one option at a time, each
 in a pass of its own. Of our distance nearly all is the layers' fp32 (fp64 in the head and the softmax takes none of it
@@ -96,25 +97,45 @@ class Side:
         return out
 
 
-def make_models(folder: Path, texts: list[str]) -> dict[str, Side]:
-    """Both models, saved in folders of their names."""
-    tokenizer = Tokenizer.train(texts, vocab_size=8192)
+def learn(model: torch.nn.Module, tokenizer: Tokenizer, texts: list[str], steps: int) -> None:
+    """A little: rows of 128 tokens, eight at a time."""
+    ids = torch.tensor([index for text in texts for index in tokenizer.encode(f"{text}\n\n")])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    g = torch.Generator().manual_seed(0)
+    model.train()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 20, (steps - step) / (steps / 3))
+        starts = torch.randint(0, len(ids) - 129, (8,), generator=g).tolist()
+        rows = torch.stack([ids[start : start + 129] for start in starts])
+        logits = model(rows[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+
+
+def make_models(folder: Path, corpus: list[str], texts: list[str], steps: int) -> dict[str, Side]:
+    """Both models, saved in folders of their names: a vocabulary from `corpus`, weights from `texts`."""
+    tokenizer = Tokenizer.train(corpus, vocab_size=8192)
     vocab = tokenizer.vocab_size
     torch.manual_seed(0)
     llama = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=vocab, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=4,
             max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-            initializer_range=0.1,
         )
-    ).eval()  # fmt: skip
+    )  # fmt: skip
+    learn(llama, tokenizer, texts, steps)
     llama.save_pretrained(folder / "llama")
     config = ModelConfig(
         vocab=vocab, hidden=192, layers=4, pattern="KKKM", intermediate=512, heads=4, nope_dim=32, rope_dim=16,
         mla_value_dim=32, kv_rank=64, kda_heads=4, kda_key_dim=32, kda_gate_rank=32, experts=4, experts_per_token=2,
-        shared_experts=1, expert_intermediate=128, dense_layers=4, init_std=0.1,
+        shared_experts=1, expert_intermediate=128, dense_layers=4,
     )  # fmt: skip
-    native = Model(config, seed=0).eval()
+    native = Model(config, seed=0)
+    learn(native, tokenizer, texts, steps)
     hub.save(native, folder / "kimi")
     fast = None
     for name in ("llama", "kimi"):
@@ -196,6 +217,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=160)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=150, help="that the models learn; 0: random weights")
     parser.add_argument("--exact", type=int, default=20, help="items of each set that fp64 checks; 0: none")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -216,7 +238,9 @@ def main() -> None:
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        sides = make_models(folder, [f"{item['context']} {c}" for item in every for c in item["choices"]])
+        corpus = [f"{item['context']} {c}" for item in every for c in item["choices"]]
+        solved = [f"{item['context']} {item['choices'][item['gold']]}" for item in every[options.questions : -40]]
+        sides = make_models(folder, corpus, solved, options.steps)
         truths: dict[tuple[str, str], list[list[float]]] = {}
         for name, how in (("llama", "transformers"), ("kimi", "fairtrial"), ("kimi", "transformers")):
             for label, items in sets.items():

@@ -3,9 +3,9 @@
 A small model copies: it finds where the last few tokens stood before and says what followed there. So each thing that
 is to be said is put behind words that stand before it in the prompt too. Before it looks up the next question it says
 the last one again, for behind that one the next one stands; in its answer the question and all that leads from it stand
-before each value. Where it makes many calls at once it says each question up to what is asked of it now, and then what
-each call is about in a list, so that a name is found behind its number or behind the name before it. It notes down what
-the last results say, as a fold where its policy folds, else in plain text.
+before each value. Where it makes many calls at once it says of each question what is known and what is asked now, and
+then in a list what each call is about, so that a name is found behind its number or behind the name before it. Else it
+notes down what the last results say, as a fold where its policy folds, else in plain text.
 
 For questions of the family "multi" of the world "wiki" in plain style.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fairtrial.agents.accounting import text_of
 from fairtrial.agents.context.folding import Folding
@@ -64,7 +64,7 @@ class Speller(OracleModel):
         self, voice: Voice, gold: Gold, beliefs: Beliefs, messages: Sequence[Message], steps: Sequence[GoldStep]
     ) -> str:
         if len(steps) > 1 or self.settings.plan == "parallel":
-            return self._plan(voice, gold, beliefs, steps) or DONE
+            return self._working(voice, gold, beliefs, steps)
         said = [] if isinstance(voice.policy, Folding) else self._noted(gold, messages)
         last = max((self._item[step.id] for step in gold.episode.plan if beliefs.settled(step.id)), default=None)
         following = self._item[steps[0].id] if steps else None
@@ -75,18 +75,25 @@ class Speller(OracleModel):
             told.append(DONE)
         return " ".join([*said, *told])
 
-    def _plan(self, voice: Voice, gold: Gold, beliefs: Beliefs, steps: Sequence[GoldStep]) -> str:
-        """Each question up to what is asked of it now; then the number of each call's node, and what it is about."""
-        chains: list[str] = []
-        about: list[str] = []
+    def _working(self, voice: Voice, gold: Gold, beliefs: Beliefs, steps: Sequence[GoldStep]) -> str:
+        """Of each question what is known of it, and what is asked; then each call's number and what it is about."""
+        asked = {self._item[step.id]: step for step in steps}
+        said = [part for item in self._lines for part in self._known(item, gold, beliefs, asked.get(item))]
         node = 1
         for step in steps:
-            item = self._item[step.id]
-            chains.append(f"{self._chain(item, gold, beliefs, step)} ?")
-            about.append(f"{'last ' * (step is steps[-1])}{node} {gold.asked(step, beliefs).partition(' ')[0]}")
-            chain = self._chains[item - 1]
+            said.append(f"{'last ' * (step is steps[-1])}{node} {gold.asked(step, beliefs).partition(' ')[0]}")
+            chain = self._chains[self._item[step.id] - 1]
             node += len(chain) - chain.index(step) if READ in voice.tools else 1
-        return " ".join([*chains, *about])
+        return " ".join(said)
+
+    def _known(self, item: int, gold: Gold, beliefs: Beliefs, asked: GoldStep | None) -> Iterator[str]:
+        """A question, the facts on the way to its answer, and what a step asks."""
+        yield self._lines[item]
+        for step in self._chains[item - 1]:
+            if step is asked:
+                yield f"{gold.asked(step, beliefs)} ?"
+                return
+            yield f"{gold.asked(step, beliefs)} {beliefs.value(step.id)} ."
 
     def _answer(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
         return " ; ".join(self._chain(number, gold, beliefs) for number in self._lines)
@@ -99,13 +106,10 @@ class Speller(OracleModel):
         results = "\n".join(text_of(message) for message in messages[begin:])
         return [f"{words}{value} ." for words, value in dict.fromkeys(Beliefs(gold, results).notes())]
 
-    def _chain(self, number: int, gold: Gold, beliefs: Beliefs, ends: GoldStep | None = None) -> str:
-        """A question from its head, through every value between, to its answer or to what a step asks."""
+    def _chain(self, number: int, gold: Gold, beliefs: Beliefs) -> str:
+        """A question from its head to its answer, through every value between."""
         words = [f"{'last ' * (number == len(self._chains))}{number}"]
         for at, step in enumerate(self._chains[number - 1]):
             asked = gold.asked(step, beliefs)
-            words.append(asked if at == 0 else asked.partition(" ")[2])
-            if step is ends:
-                break
-            words.append(beliefs.value(step.id))
+            words += [asked if at == 0 else asked.partition(" ")[2], beliefs.value(step.id)]
         return " ".join(words)

@@ -127,10 +127,10 @@ def _single() -> Iterator[str]:
 
 
 def values(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of syllables, digits and relations: what facts are written with."""
+    """Ids of syllables, digits and relations, what facts are written with, and of "last " before the last number."""
     texts = [s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())]
     texts += [f"{digit}{end}" for digit in range(10) for end in ("", " ")]
-    found = [tokenizer.encode(text) for text in texts]
+    found = [*(tokenizer.encode(text) for text in texts), tokenizer.encode("last 1")[:1]]
     known = {ids[0] for ids in found if len(ids) == 1}
     return frozenset(known.union(*relation_forms(tokenizer)))
 
