@@ -52,7 +52,7 @@ def test_a_product_is_torchs_for_any_number_of_rows(isa: str, inner: int, outer:
 def test_attention_is_that_of_each_sequence_alone(isa: str, window: int | None, heads: int, key_heads: int, width: int):
     lengths, now, columns = [0, 1, 15, 16, 17, 70], 70, 75
     n = len(lengths)
-    keys, values = (random(n * key_heads, columns, width, seed=s) for s in (1, 2))
+    cache = random(n, columns, 2, key_heads, width, seed=1)
     p = random(n, heads + 2 * key_heads, width, seed=3) * 0.5
     angle = random(n, 1, width // 2, seed=4).repeat(1, 1, 2)
     sign = torch.cat([-torch.ones(width // 2), torch.ones(width // 2)])
@@ -64,29 +64,27 @@ def test_attention_is_that_of_each_sequence_alone(isa: str, window: int | None, 
     q, k, v = p.split([heads, key_heads, key_heads], 1)
     q, k = turn(q), turn(k)
     attention = decode_c.Attention(heads, key_heads, width, window)
-    cached = keys.clone(), values.clone()
-    got = attention.of(p.flatten(1), (cos, sin), *cached, torch.tensor(lengths), now)
+    written = cache.flatten(2).clone()
+    got = attention.of(p.flatten(1), (cos, sin), written, torch.tensor(lengths), now)
     for row, length in enumerate(lengths):
         seen = length if window is None else min(length, window - 1)
         for head in range(heads):
             j = head // (heads // key_heads)
-            at = row * key_heads + j
-            ks = torch.cat([keys[at, now - seen : now], k[row, j][None]])
-            vs = torch.cat([values[at, now - seen : now], v[row, j][None]])
+            before_S2E = cache[row, now - seen : now, :, j]
+            ks, vs = torch.cat([before_S2E, torch.stack([k[row, j], v[row, j]])[None]]).unbind(1)
             wanted = torch.softmax(ks @ q[row, head], 0) @ vs
             assert torch.allclose(got[row].view(heads, width)[head], wanted, atol=1e-5)
-    keys[:, now], values[:, now] = k.reshape(-1, width), v.reshape(-1, width)
-    assert torch.allclose(cached[0], keys, atol=1e-6), "only the new column is written"
-    assert torch.equal(cached[1], values)
+    cache[:, now] = torch.stack([k, v], 1)
+    assert torch.allclose(written, cache.flatten(2), atol=1e-6), "only the new column is written"
 
 
 def test_logits_that_differ_by_hundreds_stay_finite(isa: str):
     attention = decode_c.Attention(1, 1, 16, None)
-    keys, values = torch.zeros(1, 40, 16), torch.ones(1, 40, 16)
-    keys[0, :39, 0] = torch.linspace(-400, 400, 39)
+    cache = torch.cat([torch.zeros(1, 40, 16), torch.ones(1, 40, 16)], -1)
+    cache[0, :39, 0] = torch.linspace(-400, 400, 39)
     p = torch.zeros(1, 48)
     p[0, 0], p[0, 32:] = 10, 1
-    assert torch.allclose(attention.of(p, None, keys, values, torch.tensor([39]), 39), torch.ones(1, 16))
+    assert torch.allclose(attention.of(p, None, cache, torch.tensor([39]), 39), torch.ones(1, 16))
 
 
 def test_the_likeliest_token_is_the_first_of_the_largest(isa: str):

@@ -221,31 +221,25 @@ class KdaStep:
 
 
 class Columns:
-    """A cache [slots, parts, columns, width] whose sequences all end at one column."""
+    """A cache [slots, columns, width] whose sequences all end at one column."""
 
-    def __init__(self, slots: int, parts: int, width: int, like: Tensor) -> None:
-        self.slots, self.parts = slots, parts
-        self.tensor = like.new_zeros(slots * parts, 0, width)
-
-    def rows(self, row: int) -> Tensor:
-        """One sequence's cache [parts, columns, width]."""
-        return self.tensor[row * self.parts : (row + 1) * self.parts]
+    def __init__(self, slots: int, width: int, like: Tensor) -> None:
+        self.tensor = like.new_zeros(slots, 0, width)
 
     def move(self, source: int, to: int, first: int, now: int) -> None:
         """Copy columns [first, now) of one sequence to another."""
-        self.rows(to)[:, first:now].copy_(self.rows(source)[:, first:now])
+        self.tensor[to, first:now].copy_(self.tensor[source, first:now])
 
     def shift(self, rows: int, first: int, now: int, to: int, columns: int) -> None:
         """See `Mixer.shift`."""
-        used = rows * self.parts
-        kept = self.tensor[:used, first:now].clone()
+        kept = self.tensor[:rows, first:now].clone()
         if columns != self.tensor.shape[1]:
             self.tensor = self.tensor.new_zeros(len(self.tensor), columns, self.tensor.shape[2])
-        self.tensor[:used, to : to + now - first] = kept
+        self.tensor[:rows, to : to + now - first] = kept
 
 
 class SoftmaxStep:
-    """F, P, W: keys and values, each [N J, S, E]."""
+    """F, P, W: keys and then values [N, S, 2 J E], as in the layer's state."""
 
     def __init__(self, layer: SoftmaxLayer, norm: RMSNorm, slots: int) -> None:
         self.layer = layer
@@ -259,7 +253,7 @@ class SoftmaxStep:
         scaled_HD *= width**-0.5
         self.w_in = product(w_in, slots, norm.eps)
         self.w_out = product(layer.o_proj.weight, slots)
-        self.keys, self.values = (Columns(slots, layer.key_heads, width, w_in) for _ in range(2))
+        self.cache = Columns(slots, 2 * layer.key_heads * width, w_in)
         self.kernel = None
         if decode_c.available() is None and width % decode_c.UNIT == 0:
             self.kernel = decode_c.Attention(layer.heads, layer.key_heads, width, layer.window)
@@ -273,8 +267,7 @@ class SoftmaxStep:
             out = self._attend(p, place)
         else:
             turns = place.turns if self.layer.rotary else None
-            keys, values = self.keys.tensor, self.values.tensor
-            out = self.kernel.of(p, turns, keys, values, place.positions_N, place.now)
+            out = self.kernel.of(p, turns, self.cache.tensor, place.positions_N, place.now)
         self.w_out.add(out, x_ND)
 
     def _attend(self, p: Tensor, place: Place) -> Tensor:
@@ -288,44 +281,42 @@ class SoftmaxStep:
             cos, sin = place.turns
             flipped = qk.unflatten(-1, (2, width // 2)).flip(2).view_as(qk)
             qk = torch.addcmul(qk * cos, flipped, sin)
-        used = n * key_heads
-        self.keys.tensor[:used, now].view(n, key_heads, width).copy_(qk[:, heads:])
-        self.values.tensor[:used, now].view(n, key_heads, width).copy_(p[:, turning:].view(n, key_heads, width))
+        half = key_heads * width
+        held = self.cache.tensor[:n]
+        held[:, now, :half].view(n, key_heads, width).copy_(qk[:, heads:])
+        held[:, now, half:].copy_(p[:, turning:])
         first = place.first if layer.window is None else max(place.first, now + 1 - layer.window)
-        k, v = self.keys.tensor[:used, first : now + 1], self.values.tensor[:used, first : now + 1]
-        scores = torch.bmm(qk[:, :heads].reshape(used, heads // key_heads, width), k.transpose(1, 2))
-        if place.mask_N1S is not None:
-            scores.view(n, heads, -1).add_(place.mask_N1S[..., first - place.first :])
-        out = torch.bmm(torch.softmax(scores, -1), v)
-        return out.view(n, heads * width)
+        seen = held[:, first : now + 1].unflatten(-1, (2, key_heads, width))
+        out: list[Tensor] = []
+        for j, q in enumerate(qk[:, :heads].unflatten(1, (key_heads, -1)).unbind(1)):
+            scores = torch.bmm(q, seen[:, :, 0, j].transpose(1, 2))
+            if place.mask_N1S is not None:
+                scores.add_(place.mask_N1S[..., first - place.first :])
+            out.append(torch.bmm(torch.softmax(scores, -1), seen[:, :, 1, j]))
+        return torch.cat(out, 1).view(n, heads * width)
 
     def load(self, row: int, state: LayerState, now: int) -> None:
         """See `Mixer`."""
         held_SI = cast(Rows, state["kv"]).sequence(0)
-        k, v = held_SI.unflatten(-1, (2, self.layer.key_heads, self.layer.width)).unbind(1)
-        self.keys.rows(row)[:, now - len(held_SI) : now] = k.transpose(0, 1)
-        self.values.rows(row)[:, now - len(held_SI) : now] = v.transpose(0, 1)
+        self.cache.tensor[row, now - len(held_SI) : now] = held_SI
         if self.history is not None:
             self.history.load(row, state)
 
     def dump(self, row: int, length: int, now: int) -> LayerState:
         """See `Mixer`."""
         held = length if self.layer.window is None else min(length, self.layer.window)
-        parts = [part.rows(row)[:, now - held : now].transpose(0, 1).flatten(1) for part in (self.keys, self.values)]
-        out: LayerState = {"kv": Rows.of([torch.cat(parts, -1)], [length - held])}
+        out: LayerState = {"kv": Rows.of([self.cache.tensor[row, now - held : now]], [length - held])}
         return out if self.history is None else out | self.history.dump(row)
 
     def move(self, source: int, to: int, first: int, now: int) -> None:
         """See `Mixer`."""
-        self.keys.move(source, to, first, now)
-        self.values.move(source, to, first, now)
+        self.cache.move(source, to, first, now)
         if self.history is not None:
             self.history.move(source, to)
 
     def shift(self, rows: int, first: int, now: int, to: int, columns: int) -> None:
         """See `Mixer`."""
-        self.keys.shift(rows, first, now, to, columns)
-        self.values.shift(rows, first, now, to, columns)
+        self.cache.shift(rows, first, now, to, columns)
 
 
 class LatentStep:
@@ -343,7 +334,7 @@ class LatentStep:
         w_HNC, w_HVC = split_up_projection(layer.kv_b_proj.weight.detach(), layer.heads, layer.nope)
         self.w_k, self.w_v = (w_HNC * layer.scale).contiguous(), w_HVC.transpose(1, 2).contiguous()
         self.w_out = product(layer.o_proj.weight, slots)
-        self.rows = Columns(slots, 1, layer.latent + layer.shared, layer.o_proj.weight)
+        self.rows = Columns(slots, layer.latent + layer.shared, layer.o_proj.weight)
         self.frequency = None
         if config.mla_rope != "none":
             self.frequency = layer._frequencies(layer.shared, layer.o_proj.weight)

@@ -138,9 +138,11 @@ struct attend_args {
     const int64_t *lengths; /* [rows] tokens before the new one, in columns [now - length, now) */
     const float *p;         /* [rows][heads + 2 key_heads][width]: queries (scaled), keys, values */
     const float *cos, *sin; /* [rows][width], the sines with their signs; NULL: nothing is turned */
-    float *keys, *values;   /* [rows * key_heads][columns][width] */
+    float *cache;           /* [rows][columns][2 key_heads][width]: a column's keys, then its values */
     float *out;             /* [rows][heads][width] */
 };
+
+#define MIXED 32 /* columns that are mixed for one head before the next head's turn: memory is read nearly in order */
 
 /* A query or key, turned to its position (c, s: NULL for none) */
 static void turned(float *restrict to, const float *restrict x, const float *restrict c, const float *restrict s,
@@ -154,81 +156,102 @@ static void turned(float *restrict to, const float *restrict x, const float *res
         }
 }
 
-/* sums[i] += q . row i, before the sum over lanes, for `wide` vectors of LANES rows that follow each other */
-INLINE void met(const int wide, vec *sums, const vec *q, const float *k, const float *v, int64_t count, int64_t width) {
+/* sums[i] += q . column i, before the sum over lanes, for `wide` vectors. LANES columns at once: many loads under way. */
+INLINE void met(const int wide, vec *sums, const vec *q, const float *k, int64_t count, int64_t stride) {
     UNROLL for (int i = 0; i < LANES; i++) {
-        const int64_t at = (i < count ? i : count - 1) * width;
-        UNROLL for (int d = 0; d < wide; d++) {
-            sums[i] = sums[i] + q[d] * *(const vec_any *)(k + at + d * LANES);
-            __builtin_prefetch(v + at + d * LANES);
-        }
+        const int64_t at = (i < count ? i : count - 1) * stride;
+        UNROLL for (int d = 0; d < wide; d++) sums[i] = sums[i] + q[d] * *(const vec_any *)(k + at + d * LANES);
     }
 }
 
-/* scores[s] = q . k_s and behind them -inf up to a whole vector; the largest one. Values are asked for meanwhile. */
-static float scored(float *scores, const vec *q, const float *k, const float *v, int64_t count, int64_t width) {
-    vec most = all(-__builtin_inff());
-    for (int64_t s = 0; s < count; s += LANES) {
-        const float *keys = k + s * width, *values = v + s * width;
-        vec sums[LANES];
-        UNROLL for (int i = 0; i < LANES; i++) sums[i] = (vec){0};
-        int64_t d = 0;
-        for (; d + 4 * LANES <= width; d += 4 * LANES)
-            met(4, sums, q + d / LANES, keys + d, values + d, count - s, width);
-        for (; d < width; d += LANES) met(1, sums, q + d / LANES, keys + d, values + d, count - s, width);
-        store(scores + s, row_sums(sums));
-        for (int64_t i = count; i < s + LANES; i++) scores[i] = -__builtin_inff();
-        most = larger(most, load(scores + s));
-    }
-    return lanes_max(most);
+/* scores[s] = q . k_s for the next LANES columns, -inf for those behind the last */
+static void scored(float *scores, const vec *q, const float *k, int64_t count, int64_t width, int64_t stride) {
+    vec sums[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) sums[i] = (vec){0};
+    int64_t d = 0;
+    for (; d + 4 * LANES <= width; d += 4 * LANES) met(4, sums, q + d / LANES, k + d, count, stride);
+    for (; d < width; d += LANES) met(1, sums, q + d / LANES, k + d, count, stride);
+    store(scores, row_sums(sums));
+    for (int64_t i = count; i < LANES; i++) scores[i] = -__builtin_inff();
 }
 
-/* Vectors [0, wide) of the weighted sum of values, over `total`; as many rows at `next` are asked for meanwhile. */
+/* Scores become weights, which sum up to 1. */
+static void weighed(float *scores, int64_t room) {
+    vec most = all(-__builtin_inff()), sum = (vec){0};
+    for (int64_t s = 0; s < room; s += LANES) most = larger(most, load(scores + s));
+    most = all(lanes_max(most));
+    for (int64_t s = 0; s < room; s += LANES) {
+        const vec weight = exponential(load(scores + s) - most);
+        sum = sum + weight;
+        store(scores + s, weight);
+    }
+    const vec share = all(1.0f / lanes_sum(sum));
+    for (int64_t s = 0; s < room; s += LANES) store(scores + s, load(scores + s) * share);
+}
+
+/* Add the weighted sum of values to `wide` vectors; as many columns at `next` are asked for meanwhile. */
 INLINE void mixed(const int wide, float *out, const float *weights, const float *v, const float *next, int64_t count,
-                  int64_t width, float total) {
+                  int64_t stride) {
     vec sums[4];
-    UNROLL for (int j = 0; j < wide; j++) sums[j] = (vec){0};
-    for (int64_t s = 0; s < count; s++, v += width, next += width)
+    UNROLL for (int j = 0; j < wide; j++) sums[j] = *(const vec_any *)(out + j * LANES);
+    for (int64_t s = 0; s < count; s++, v += stride, next += stride)
         UNROLL for (int j = 0; j < wide; j++) {
             sums[j] = sums[j] + weights[s] * *(const vec_any *)(v + j * LANES);
             __builtin_prefetch(next + j * LANES, 0, 2);
         }
-    UNROLL for (int j = 0; j < wide; j++) *(vec_any *)(out + j * LANES) = sums[j] / total;
+    UNROLL for (int j = 0; j < wide; j++) *(vec_any *)(out + j * LANES) = sums[j];
 }
 
-static void attend_item(const void *args, int64_t item, float *scratch) {
-    const struct attend_args *a = args;
-    const int64_t n = item / a->key_heads, j = item % a->key_heads, group = a->heads / a->key_heads, e = a->width;
+/* Query heads [from, to) of sequence n: all scores, then all weights, then the values. */
+static void attend_heads(const struct attend_args *a, int64_t n, int64_t from, int64_t to, float *scratch) {
+    const int64_t group = a->heads / a->key_heads, e = a->width, half = a->key_heads * e, stride = 2 * half;
     int64_t count = a->lengths[n] + 1;
     if (a->window && count > a->window) count = a->window;
-    const float *p = a->p + n * (a->heads + 2 * a->key_heads) * e, *key = p + (a->heads + j) * e;
+    const int64_t room = rounded(count, LANES);
+    const float *p = a->p + n * (a->heads * e + stride), *new = p + a->heads * e;
     const float *c = a->cos ? a->cos + n * e : 0, *sine = a->cos ? a->sin + n * e : 0;
-    float *keys = a->keys + (item * a->columns + a->now) * e, *values = a->values + (item * a->columns + a->now) * e;
-    turned(keys, key, c, sine, e);
-    memcpy(values, key + a->key_heads * e, (size_t)e * 4);
-    keys -= (count - 1) * e, values -= (count - 1) * e;
-    const float *next = item + 1 < a->rows * a->key_heads ? keys + a->columns * e : keys;
-    float *query = scratch, *scores = scratch + e;
-    for (int64_t h = j * group; h < (j + 1) * group; h++) {
-        turned(query, p + h * e, c, sine, e);
-        const float most = scored(scores, (vec *)query, keys, values, count, e);
-        vec sum = (vec){0};
-        for (int64_t s = 0; s < count; s += LANES) {
-            const vec weight = exponential(load(scores + s) - most);
-            sum = sum + weight;
-            store(scores + s, weight);
-        }
-        const float total = lanes_sum(sum);
-        float *out = a->out + (n * a->heads + h) * e;
-        int64_t d = 0;
-        for (; d + 4 * LANES <= e; d += 4 * LANES) mixed(4, out + d, scores, values + d, next + d, count, e, total);
-        for (; d < e; d += LANES) mixed(1, out + d, scores, values + d, next + d, count, e, total);
+    float *keys = a->cache + (n * a->columns + a->now) * stride;
+    for (int64_t j = from / group; j < to / group; j++) {
+        turned(keys + j * e, new + j * e, c, sine, e);
+        memcpy(keys + half + j * e, new + half + j * e, (size_t)e * 4);
     }
+    keys -= (count - 1) * stride;
+    const float *values = keys + half, *next = n + 1 < a->rows ? keys + a->columns * stride : keys;
+    float *queries = scratch, *scores = scratch + a->heads * e, *out = a->out + n * a->heads * e;
+    for (int64_t h = from; h < to; h++) turned(queries + h * e, p + h * e, c, sine, e);
+    for (int64_t s = 0; s < count; s += LANES)
+        for (int64_t h = from; h < to; h++) {
+            const float *k = keys + s * stride + h / group * e;
+            scored(scores + h * room + s, (vec *)(queries + h * e), k, count - s, e, stride);
+        }
+    for (int64_t h = from; h < to; h++) weighed(scores + h * room, room);
+    memset(out + from * e, 0, (size_t)((to - from) * e) * 4);
+    for (int64_t s = 0; s < count; s += MIXED)
+        for (int64_t h = from; h < to; h++) {
+            const int64_t at = s * stride + h / group * e, some = count - s < MIXED ? count - s : MIXED;
+            const float *v = values + at, *after = h % group ? v : next + at, *weights = scores + h * room + s;
+            int64_t d = 0;
+            for (; d + 4 * LANES <= e; d += 4 * LANES)
+                mixed(4, out + h * e + d, weights, v + d, after + d, some, stride);
+            for (; d < e; d += LANES) mixed(1, out + h * e + d, weights, v + d, after + d, some, stride);
+        }
+}
+
+static void attend_row(const void *args, int64_t n, float *scratch) {
+    const struct attend_args *a = args;
+    attend_heads(a, n, 0, a->heads, scratch);
+}
+
+static void attend_head(const void *args, int64_t item, float *scratch) {
+    const struct attend_args *a = args;
+    const int64_t group = a->heads / a->key_heads, from = item % a->key_heads * group;
+    attend_heads(a, item / a->key_heads, from, from + group, scratch);
 }
 
 int NAME(attend)(const struct attend_args *a) {
-    const size_t floats = (size_t)(rounded(a->width, 16) + rounded(a->now + 1, LANES));
-    struct crew crew = {a, attend_item, floats, a->rows * a->key_heads, 0, 0};
+    const size_t floats = (size_t)(a->heads * (a->width + rounded(a->now + 1, LANES)));
+    const int few = a->threads > 1 && a->rows < 4 * a->threads; /* then threads share the heads of a sequence */
+    struct crew crew = {a, few ? attend_head : attend_row, floats, few ? a->rows * a->key_heads : a->rows, 0, 0};
     return run(&crew, a->threads);
 }
 

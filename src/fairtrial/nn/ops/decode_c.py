@@ -51,7 +51,7 @@ class _Attend(_Struct):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "heads", "key_heads", "width")),
         *((name, ctypes.c_int64) for name in ("columns", "now", "window", "threads")),
-        *((name, ctypes.c_void_p) for name in ("lengths", "p", "cos", "sin", "keys", "values", "out")),
+        *((name, ctypes.c_void_p) for name in ("lengths", "p", "cos", "sin", "cache", "out")),
     ]
 
 
@@ -131,8 +131,7 @@ class Attention:
         self,
         p_NI: Tensor,
         turns: tuple[Tensor, Tensor] | None,
-        keys: Tensor,
-        values: Tensor,
+        cache_NSI: Tensor,
         lengths_N: Tensor,
         now: int,
     ) -> Tensor:
@@ -141,8 +140,8 @@ class Attention:
         Args:
             p_NI: [N, (H + 2 J) E]: queries with the softmax scale in them, keys, values.
             turns: cosine and signed sine [N, 1, E] for queries and keys, or None.
-            keys: [slots J, S, E], where sequence n's tokens are in columns [now - lengths[n], now).
-            values: the same.
+            cache_NSI: [slots, S, 2 J E], keys and then values, where sequence n's tokens are in columns
+                [now - lengths[n], now).
             lengths_N: int64.
             now: the column of the new token.
 
@@ -151,9 +150,9 @@ class Attention:
         """
         a, rows = self.arguments, len(p_NI)
         out = p_NI.new_empty(rows, a.heads * a.width)
-        a.rows, a.columns, a.now, a.threads = rows, keys.shape[1], now, _threads(rows * a.heads * a.width * now)
+        a.rows, a.columns, a.now, a.threads = rows, cache_NSI.shape[1], now, _threads(rows * a.heads * a.width * now)
         a.cos, a.sin = (None, None) if turns is None else (turns[0].data_ptr(), turns[1].data_ptr())
-        a.point(lengths=lengths_N, p=p_NI, keys=keys, values=values, out=out)
+        a.point(lengths=lengths_N, p=p_NI, cache=cache_NSI, out=out)
         if self.run(self.reference):
             raise MemoryError("attend: no memory for its working space")
         return out
