@@ -100,6 +100,14 @@ def test_every_failed_try_is_recorded_and_its_pause_is_waiting_time():
     assert timer.waiting_s == pytest.approx(elapsed - 6.0) == waits.seconds
 
 
+def test_people_are_told_of_a_request_that_fails_again_and_again(caplog):
+    attempt_all([TryFailedError("connection", "refused")] * 9, Budget(tries=2))
+    assert not caplog.messages
+    attempt_all([TryFailedError("connection", "refused")] * 9, Budget(tries=5))
+    told = [message.partition(", the next one")[0] for message in caplog.messages]
+    assert told == [f'openai "m": connection: refused; {tries} of 5 tries failed' for tries in (3, 4)]
+
+
 def test_the_budget_ends_by_tries():
     error, *_ = attempt_all([TryFailedError("server_error", "boom", status=500)] * 9, Budget(tries=3))
     assert (error.cause, error.status, error.retryable) == ("server_error", 500, True)

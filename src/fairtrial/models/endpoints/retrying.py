@@ -6,6 +6,7 @@ Architecture Blog, 2015). The clock and the generator are arguments.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,9 @@ from fairtrial.models.endpoints.rates import Ticket, Waits
 from fairtrial.models.model import Attempt
 
 T = TypeVar("T")
+log = logging.getLogger("fairtrial.models")
+_TOLD = 3
+"""Failed tries of a request from which on people are told; before that it is everyday life."""
 
 
 class Budget(Config):
@@ -142,6 +146,9 @@ async def retrying(
         spent += took + (0.0 if last else pause)
         if last:
             raise _gives_up(who, error, tuple(failed), spent) from None
+        if len(failed) >= _TOLD:
+            tried = f"{len(failed)} of {budget.tries} tries"
+            log.warning("%s: %s: %s; %s failed, the next one in %.0f s", who, error.cause, error.detail, tried, pause)
         with waits.waiting():
             await clock.sleep(pause)
 
