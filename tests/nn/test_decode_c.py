@@ -54,12 +54,12 @@ def test_attention_is_that_of_each_sequence_alone(isa: str, window: int | None, 
     n = len(lengths)
     cache = random(n, columns, 2, key_heads, width, seed=1)
     p = random(n, heads + 2 * key_heads, width, seed=3) * 0.5
-    angle = random(n, 1, width // 2, seed=4).repeat(1, 1, 2)
+    angle = random(max(lengths) + 1, width // 2, seed=4).repeat(1, 2)
     sign = torch.cat([-torch.ones(width // 2), torch.ones(width // 2)])
     cos, sin = angle.cos(), angle.sin() * sign
 
     def turn(x: Any) -> Any:
-        return x * cos + x.roll(width // 2, -1) * sin
+        return x * cos[lengths][:, None] + x.roll(width // 2, -1) * sin[lengths][:, None]
 
     q, k, v = p.split([heads, key_heads, key_heads], 1)
     q, k = turn(q), turn(k)

@@ -61,6 +61,7 @@ class FastBatch:
         self._positions = torch.zeros(slots, dtype=torch.long)
         rotary = set(model.config.letters) & set("FW")
         self._turning = turning(model.config.head_dim, model.config.rope_theta) if rotary else None
+        self._turns: tuple[Tensor, Tensor] | None = None
         self._cached = bool(set(model.config.letters) - set(LINEAR))
 
     @property
@@ -104,9 +105,7 @@ class FastBatch:
         if self._cached and longest != min(self._lengths):
             self._mask[:n, self._now] = 0
             mask = self._mask[:n, None, first : self._now + 1]
-        place = Place(n, first, self._now, mask, positions_N)
-        if self._turning is not None:
-            place.turns = turns(positions_N, *self._turning)
+        place = Place(n, first, self._now, mask, positions_N, self._turns)
         x_ND = self._embedding.index_select(0, torch.tensor(tokens))
         for mixer, mlp in self._layers:
             mixer.step(x_ND, place)
@@ -132,6 +131,8 @@ class FastBatch:
         if end + ROOM // 4 > columns:
             columns = end + max(ROOM, end // 4)
             self._mask = torch.zeros(self._slots, columns)
+            if self._turning is not None:  # no position is beyond the last column
+                self._turns = turns(columns, *self._turning)
         for mixer, _ in self._layers:
             mixer.shift(self.rows, self._now - longest, self._now, end - longest, columns)
         self._now, self._columns = end, columns

@@ -50,7 +50,7 @@ class Place:
     positions_N: Tensor
     """Position of the new token of each sequence."""
     turns: tuple[Tensor, Tensor] | None = None
-    """Cosine and signed sine [N, 1, E] of the softmax layers' rotary positions."""
+    """Cosine and signed sine of the softmax layers' rotary positions [S, E], for every position up to the last one."""
 
 
 class Mixer(Protocol):
@@ -278,7 +278,7 @@ class SoftmaxStep:
         qk = p[:, :turning].view(n, heads + key_heads, width)
         if layer.rotary:
             assert place.turns is not None
-            cos, sin = place.turns
+            cos, sin = (table[place.positions_N][:, None] for table in place.turns)
             flipped = qk.unflatten(-1, (2, width // 2)).flip(2).view_as(qk)
             qk = torch.addcmul(qk * cos, flipped, sin)
         half = key_heads * width
@@ -413,9 +413,9 @@ class MlpStep:
             w_out.add(functional.silu(gate).mul_(up), x_ND)
 
 
-def turns(positions_N: Tensor, frequency_E: Tensor, sign_E: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine [N, 1, E] of a half-split rotation, both halves written out."""
-    angle = (positions_N.float()[:, None] * frequency_E)[:, None]
+def turns(positions: int, frequency_E: Tensor, sign_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine [positions, E] of a half-split rotation, both halves written out."""
+    angle = torch.arange(positions).float()[:, None] * frequency_E
     return angle.cos(), angle.sin().mul_(sign_E)
 
 

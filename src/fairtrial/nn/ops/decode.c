@@ -137,7 +137,7 @@ struct attend_args {
     int64_t rows, heads, key_heads, width, columns, now, window, threads; /* window: 0 for all; width: of LANES */
     const int64_t *lengths; /* [rows] tokens before the new one, in columns [now - length, now) */
     const float *p;         /* [rows][heads + 2 key_heads][width]: queries (scaled), keys, values */
-    const float *cos, *sin; /* [rows][width], the sines with their signs; NULL: nothing is turned */
+    const float *cos, *sin; /* [position][width], the sines with their signs; NULL: nothing is turned */
     float *cache;           /* [rows][columns][2 key_heads][width]: a column's keys, then its values */
     float *out;             /* [rows][heads][width] */
 };
@@ -156,7 +156,7 @@ static void turned(float *restrict to, const float *restrict x, const float *res
         }
 }
 
-/* sums[i] += q . column i, before the sum over lanes, for `wide` vectors. LANES columns at once: many loads under way. */
+/* sums[i] += q . column i, before the sum over lanes, for `wide` vectors. LANES columns at a time: many loads run. */
 INLINE void met(const int wide, vec *sums, const vec *q, const float *k, int64_t count, int64_t stride) {
     UNROLL for (int i = 0; i < LANES; i++) {
         const int64_t at = (i < count ? i : count - 1) * stride;
@@ -209,7 +209,7 @@ static void attend_heads(const struct attend_args *a, int64_t n, int64_t from, i
     if (a->window && count > a->window) count = a->window;
     const int64_t room = rounded(count, LANES);
     const float *p = a->p + n * (a->heads * e + stride), *new = p + a->heads * e;
-    const float *c = a->cos ? a->cos + n * e : 0, *sine = a->cos ? a->sin + n * e : 0;
+    const float *c = a->cos ? a->cos + a->lengths[n] * e : 0, *sine = a->cos ? a->sin + a->lengths[n] * e : 0;
     float *keys = a->cache + (n * a->columns + a->now) * stride;
     for (int64_t j = from / group; j < to / group; j++) {
         turned(keys + j * e, new + j * e, c, sine, e);
@@ -280,6 +280,10 @@ int NAME(likeliest)(const struct likeliest_args *a) {
             UNROLL for (int j = 0; j < 4; j++)
                 sums[j] = sums[j] + exponential(*(const vec_any *)(x + i + j * LANES) - top);
         int64_t best = 0;
+        for (int hit = 0; best < whole; best += 4 * LANES) {
+            for (int i = 0; i < 4 * LANES; i++) hit |= x[best + i] == top;
+            if (hit) break;
+        }
         while (best < a->width - 1 && x[best] != top) best++;
         a->best[row] = best;
         a->sums[row] = lanes_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));

@@ -139,7 +139,8 @@ class Attention:
 
         Args:
             p_NI: [N, (H + 2 J) E]: queries with the softmax scale in them, keys, values.
-            turns: cosine and signed sine [N, 1, E] for queries and keys, or None.
+            turns: cosine and signed sine [positions, E] for queries and keys, or None; a new token's position is its
+                sequence's length.
             cache_NSI: [slots, S, 2 J E], keys and then values, where sequence n's tokens are in columns
                 [now - lengths[n], now).
             lengths_N: int64.
