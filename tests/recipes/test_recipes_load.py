@@ -24,11 +24,12 @@ def run(name, folder, *overrides):
 
 
 def test_an_answer_follows_the_text_that_its_arm_shows(tmp_path):
-    result = run("skills.toml", tmp_path / "run", "suite.world.n=8")
+    follower = "suite.model={kind='follower', slip=0.05}"
+    result = run("skills.toml", tmp_path / "run", "suite.world={id='recipes', n=8}", follower)
     means = {arm.name: arm.mean for arm in result.arms}
     assert means["curated"] >= 0.6 and means["forced"] >= 0.6
     assert means["none"] == means["placebo"] == means["wrong"] == means["self"] == 0.0
-    assert [claim.verdict for claim in result.claims] == ["holds", "not decided"]
+    assert [claim.verdict for claim in result.claims] == ["holds", "holds", "not decided"]
     read = next(finding for finding in result.findings if finding.title.startswith("Skills that"))
     followed = {row[0]: row[-1] for row in read.rows}
     assert followed["swapped"] >= 0.6 and followed["curated"] == 0.0

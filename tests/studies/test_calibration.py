@@ -82,7 +82,8 @@ def test_what_to_plant_may_change_without_playing_again(tmp_path: Path) -> None:
 
 def test_episodes_are_calibrated_on_the_arm_that_the_recipe_names(tmp_path: Path) -> None:
     call = ["calibrate", str(ROOT / "recipes/skills.toml"), "-o", str(tmp_path / "out"), "--studies", "100", "--json"]
-    told = json.loads(CliRunner().invoke(app, [*call, "--set", "suite.world.n=8"]).output)
+    played = ["--set", "suite.model={kind='follower', slip=0.05}", "--set", "suite.world={id='recipes', n=8}"]
+    told = json.loads(CliRunner().invoke(app, [*call, *played]).output)
     assert (told["arm"], told["tasks"], told["blocks"], told["disagreements"]) == ("curated", 8, 16, 0)
     assert told["rates"][1]["planted"] < 0 and any("blocks would differ" in note for note in told["notes"])
 

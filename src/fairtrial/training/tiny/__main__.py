@@ -74,14 +74,14 @@ def _run(given: argparse.Namespace) -> None:
     from fairtrial.models.native.model import NativeModel
     from fairtrial.nn import hub
     from fairtrial.nn.tokenizer import Tokenizer
+    from fairtrial.training.tiny import card
     from fairtrial.training.tiny.making import CONTEXT, make
     from fairtrial.training.tiny.recipe import untrained
     from fairtrial.training.tiny.testing import hear_tests, table, test
 
     torch.set_num_threads(1)
     recipe = _recipe(given)
-    if not given.test_only:
-        make(recipe, given.folder, jobs=given.jobs, say=_say)
+    done = [] if given.test_only else make(recipe, given.folder, jobs=given.jobs, say=_say)
     tokenizer = Tokenizer.load(given.folder / "tokenizer.json")
     settings = NativeSettings(path=str(given.folder), threads=1, context=CONTEXT)
 
@@ -106,8 +106,11 @@ def _run(given: argparse.Namespace) -> None:
     def blank(habit: str) -> NativeModel:
         return NativeModel(untrained(recipe, tokenizer), tokenizer, settings, name=habit, weights_version=None)
 
-    _say(asyncio.run(tested(trained, given.episodes)))
-    _say(f"untrained:\n{asyncio.run(tested(blank, min(_BLANK, given.episodes)))}")
+    _say(known := asyncio.run(tested(trained, given.episodes)))
+    nothing = asyncio.run(tested(blank, min(_BLANK, given.episodes)))
+    _say(f"untrained:\n{nothing}")
+    if done:
+        (given.folder / card.FILE).write_text(card.card(recipe, done, known, nothing), "utf-8")
 
 
 def _say(text: str) -> None:
