@@ -28,6 +28,8 @@ class _Arm:
     details: list[dict[str, Any]] = field(default_factory=list)
     scores: list[tuple[int, str, float]] = field(default_factory=list)
     """(steps of the gold plan, task, score)."""
+    right: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    """(task, repeat) -> details of trials with a score of 1 or more."""
 
 
 def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list[Finding]:
@@ -37,6 +39,8 @@ def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list
         if record.key.arm in found and "turns" in record.details:
             arm = found[record.key.arm]
             arm.details.append(dict(record.details))
+            if record.scores.get(score, 0.0) >= 1:
+                arm.right[record.key.task, record.key.repeat] = arm.details[-1]
             if score in record.scores:
                 arm.scores.append((int(record.details["world"]["steps"]), record.key.task, record.scores[score]))
     found = {name: arm for name, arm in found.items() if arm.details}
@@ -44,6 +48,7 @@ def findings(arms: Sequence[str], score: str, records: Iterable[Record]) -> list
         _took(found),
         _by_steps(found, score),
         *_costs_by_steps(found),
+        _where_both_were_right(found, score),
         _survival(found),
         _by_turn(found, "context", "Tokens of the prompt, by turn", "tokens of the prompt"),
         _by_turn(found, "blocks", "Blocks and steps that the context holds, by turn", "blocks and untold steps"),
@@ -176,6 +181,36 @@ def _costs_by_steps(found: Mapping[str, _Arm]) -> list[Table]:
         title = f"{measure[0].upper()}{measure[1:]} by steps of the gold plan"
         made.append(Table(title=title, columns=("arm", *_labels(groups)), rows=tuple(rows), note=note))
     return made
+
+
+def _where_both_were_right(found: Mapping[str, _Arm], score: str) -> Table | None:
+    """What each arm took as a share of what the first one (the control) took, at equal accuracy."""
+    if not found:
+        return None
+    first, *others = found
+    shown = ("turns", "prompt tokens", "output", "makespan s")
+    rows: list[tuple[Cell, ...]] = []
+    for name in others:
+        both = sorted(found[name].right.keys() & found[first].right.keys())
+        pairs = [(found[name].right[key], found[first].right[key]) for key in both]
+        ratios = [_ratio([(_TAKEN[what](a), _TAKEN[what](b)) for a, b in pairs]) for what in shown]
+        rows.append((name, len(both), *ratios, _mean([_parallel(a["world"]) for a, _ in pairs])))
+    if not any(row[1] for row in rows):
+        return None
+    note = (
+        "Sums over these trials, divided. They are chosen by their outcome, so easy ones are too many among them. Last "
+        "column: the world's own steps over its critical path there."
+    )
+    columns = (f"arm / {first}", "trials", *shown, "steps / critical path")
+    title = f"What it took where both were right ({score} 1), as a share of {first}"
+    return Table(title=title, columns=columns, rows=tuple(rows), note=note)
+
+
+def _ratio(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """The first ones' sum over the second ones'; None where one is missing or there is nothing to divide by."""
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    under = sum(b for _, b in known)
+    return sum(a for a, _ in known) / under if len(known) == len(pairs) and under else None
 
 
 def _parallel(world: Mapping[str, Any]) -> float | None:
