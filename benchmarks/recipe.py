@@ -1,8 +1,8 @@
 """Run a study (or continue it) and save what it prints.
 
-usage: python benchmarks/recipe.py recipes/dsa.toml --run runs/dsa [--set KEY=VALUE ...] [--save]
+usage: python benchmarks/recipe.py recipes/dsa.toml --run runs/dsa [--set KEY=VALUE ...] [--save [--name NAME]]
 
-As `fairtrial run`, with the machine and the CPU time beside it. Saved as <name of the recipe>-recipe.
+As `fairtrial run`, with the machine and the CPU time beside it. Saved as NAME, or <name of the recipe>-recipe.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--only-report", action="store_true", help="of what the run directory holds already")
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--name")
     options = parser.parse_args()
     cost = ""
     if not options.only_report:
@@ -42,7 +43,7 @@ def main() -> None:
     text = f"{report}\n\n{cost}{machine()}"
     print(text)
     if options.save:
-        print(f"saved: {save(f'{options.recipe.stem}-recipe', text)}")
+        print(f"saved: {save(options.name or f'{options.recipe.stem}-recipe', text)}")
 
 
 if __name__ == "__main__":
