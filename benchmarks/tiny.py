@@ -2,7 +2,8 @@
 
 usage: python benchmarks/tiny.py [--folder runs/tiny] [--retrain [--seed N]] [--episodes 100] [--save]
 
-Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: about an hour.
+Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: about an hour; what
+is in it already is kept. Saved as "tiny", or with --seed as "tiny-seed-N".
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     )
     print(text)
     if options.save:
-        print(f"saved: {save('tiny-retrained' if options.retrain else 'tiny', text)}")
+        print(f"saved: {save('tiny' if options.seed is None else f'tiny-seed-{options.seed}', text)}")
 
 
 if __name__ == "__main__":

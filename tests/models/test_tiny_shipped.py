@@ -68,8 +68,9 @@ def test_it_acts_in_worlds_that_it_has_never_seen(habit, world, least):
     assert sum(one.scores["items"] for one in runs) / len(runs) >= least
 
 
-def test_it_finds_what_pages_say_more_likely_than_what_they_do_not():
-    found = texts({**RECIPE.worlds["prose"], "n": 16, "seed": TEST_SEEDS + 77})
+def test_it_knows_how_plain_texts_of_its_worlds_go_on():
+    """Which of two values is the right one it does not know: its card says so."""
+    found = texts({**RECIPE.worlds["prose"], "n": 8, "seed": TEST_SEEDS + 77})
 
     async def heard():
         model = open_model("tiny", Path())
@@ -78,7 +79,7 @@ def test_it_finds_what_pages_say_more_likely_than_what_they_do_not():
         finally:
             await model.close()
 
-    assert asyncio.run(heard()).right >= 0.7, "chance is 0.5"
+    assert asyncio.run(heard()).bits <= 0.7, "bits per byte"
 
 
 def test_without_training_it_does_nothing_right():

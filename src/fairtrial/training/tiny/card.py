@@ -11,9 +11,9 @@ FILE = "CARD.md"
 _CARD = """# tiny
 
 Small language models that share a tokenizer, one for each habit. They act in generated worlds: they make tool calls,
-keep or fold their context, plan several calls at once, follow a recipe that stands in the prompt, answer, and score
-short texts about wikis. What they say they copy or work out from the prompt; worlds, questions and procedures of the
-tests below were not in their training.
+keep or fold their context, plan several calls at once, follow a recipe that stands in the prompt, and answer; one gives
+the likelihood of plain texts about such worlds. What they say they copy or work out from the prompt; worlds, questions
+and procedures of the tests below were not in their training.
 
 They cannot do anything else: no English beyond these forms, no facts, no arithmetic, no code. They cannot be told to do
 another task, and do not know when they are wrong. Differences between habits are facts about these worlds and models of
