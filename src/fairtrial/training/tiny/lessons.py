@@ -97,13 +97,14 @@ class _Names:
         self.syllables = np.asarray(syllable_pairs(tokenizer))
         """[syllables, 2]: id at the begin of a name with a capital, id elsewhere."""
         every = np.arange(tokenizer.vocab_size)
-        self._inner = np.isin(every, self.syllables[:, 1])
-        self._any = np.isin(every, self.syllables)
+        self._first, self._inner = (np.isin(every, self.syllables[:, at]) for at in (0, 1))
 
     def begins(self, ids: np.ndarray) -> np.ndarray:
         """Places of first syllables. The same ids also spell parts of other words, which are no names."""
-        apart = np.concatenate([[True], ~self._any[ids[:-3]]]) if len(ids) > 2 else np.zeros(0, bool)
-        return np.nonzero(apart & self._any[ids[:-2]] & self._inner[ids[1:-1]] & self._inner[ids[2:]])[0]
+        syllable = self._first[ids] | self._inner[ids]
+        behind_one = np.concatenate([[False], syllable[:-1]])
+        begins = self._first[ids] | (self._inner[ids] & ~behind_one)
+        return np.nonzero(begins[:-2] & self._inner[ids[1:-1]] & self._inner[ids[2:]])[0]
 
 
 class Renamer:
