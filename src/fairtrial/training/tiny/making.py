@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from fairtrial.nn import hub
 from fairtrial.nn.model import Model
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.tiny.learning import Learner
-from fairtrial.training.tiny.lessons import Renamer
+from fairtrial.training.tiny.lessons import Lesson, Renamer
 from fairtrial.training.tiny.recipe import (
     Habit,
     Recipe,
@@ -85,8 +85,8 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
     tokenizer = _begun(recipe, folder)
     small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
     samples = {habit.name: played(small, habit) for habit in recipe.habits}
+    read = [text for habit in recipe.habits for text in reads(small, habit)]
     if tokenizer is None:
-        read = [text for habit in recipe.habits for text in reads(small, habit)]
         tokenizer = vocabulary_of(list(samples.values()), recipe.stretches, read)
         untrained(recipe, tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,8 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
         (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
     say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
     if recipe.base_steps and not (folder / BASE).exists():
-        say(_based(recipe, samples, tokenizer, folder))
+        runs = [run for of_habit in samples.values() for run in of_habit]
+        say(_based(recipe, lessons_of(recipe, tokenizer, runs, read), tokenizer, folder))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [habit.name for habit in recipe.habits if not (folder / f"{habit.name}.json").exists()]
         for future in as_completed([pool.submit(train, recipe, name, folder) for name in missing]):
@@ -126,16 +127,10 @@ def _begun(recipe: Recipe, folder: Path) -> Tokenizer | None:
     return Tokenizer.load(folder / TOKENIZER)
 
 
-def _based(recipe: Recipe, samples: Mapping[str, Sequence[Run]], tokenizer: Tokenizer, folder: Path) -> str:
+def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, folder: Path) -> str:
     """Train and store what all habits begin with. Raises UserError."""
     began, before = time.process_time(), torch.get_num_threads()
     torch.set_num_threads(1)
-    small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
-    lessons = [
-        lesson
-        for habit in recipe.habits
-        for lesson in lessons_of(recipe, tokenizer, samples[habit.name], reads(small, habit))
-    ]
     model = untrained(recipe, tokenizer)
     learner = Learner(model, Renamer(tokenizer), recipe)
     try:

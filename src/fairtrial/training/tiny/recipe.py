@@ -230,7 +230,7 @@ def lessons_of(recipe: Recipe, tokenizer: Tokenizer, runs: Sequence[Run], read: 
 
 
 def rules_of(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The lines by which a habit's prompts are recognised: those of the system messages of most runs."""
+    """The lines by which a habit is recognised: those of the system messages of a fifth of its runs or more."""
     found: Counter[str] = Counter()
     for run in runs:
         asked = [message for called in run.calls() for message in called.request.messages or ()]

@@ -11,7 +11,7 @@ from fairtrial.models.model import Model, Sampling
 from fairtrial.training.tiny.playing import open_plain, play
 from fairtrial.training.tiny.reading import Heard, hear
 from fairtrial.training.tiny.reading import texts as read
-from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe, Worlds
+from fairtrial.training.tiny.recipe import TEST_SEEDS, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ async def test(
     """
     _check(seed)
     cells: list[Cell] = []
-    for name, wanted in _played(recipe):
+    for name, wanted in recipe.tests.items():
         world = open_plain({**wanted.world, "n": episodes, "seed": seed})
         for habit in (recipe.habit(each) for each in wanted.habits):
             for how in habit.plays:
@@ -92,12 +92,6 @@ async def hear_tests(
         for habit in wanted.habits
         if not recipe.habit(habit).plays
     }
-
-
-def _played(recipe: Recipe) -> list[tuple[str, Worlds]]:
-    return [
-        (name, test) for name, test in recipe.tests.items() if any(recipe.habit(each).plays for each in test.habits)
-    ]
 
 
 def _check(seed: int) -> None:
