@@ -23,6 +23,8 @@ from fairtrial.models import byte_chat
 from fairtrial.models.model import Message, Request, Sampling
 from fairtrial.models.opening import open_model
 from fairtrial.models.serving import listening
+from fairtrial.nn import hub
+from fairtrial.nn.tokenizer import Tokenizer
 
 
 def client(url, **kwargs):
@@ -346,15 +348,28 @@ def test_a_native_conversation_over_http_is_never_tokenised_again(native_folder)
             messages += [reply.choices[0].message, {"role": "user", "content": "and then?"}]
 
 
-def test_a_native_model_refuses_a_megabyte_and_cancels(native_folder):
+def endless(folder, to):
+    """The model whose likeliest token is never the one that ends a reply."""
+    model, tokenizer = hub.load(folder), Tokenizer.load(folder / "tokenizer.json")
+    head = model.model.embed_tokens if model.lm_head is None else model.lm_head
+    head.weight.data[tokenizer.special("<|end|>")] = 0
+    hub.save(model, to)
+    tokenizer.save(to / "tokenizer.json")
+    return to
+
+
+def test_a_native_model_refuses_a_megabyte_and_cancels(native_folder, tmp_path):
     running = "fairtrial_requests_running"
+    native_folder = endless(native_folder, tmp_path / "endless")
     with served(native(native_folder, context=100_000), concurrency=1) as url:
         with pytest.raises(openai.BadRequestError) as caught:
             client(url).chat.completions.create(
                 model=native_folder.name, messages=[{"role": "user", "content": "words " * 170_000}]
             )
         assert caught.value.code == "context_length_exceeded"
-        long = raw(url, {"model": native_folder.name, "messages": USER, "stream": True, "max_tokens": 90_000})
+        long = raw(
+            url, {"model": native_folder.name, "messages": USER, "stream": True, "max_tokens": 90_000, "temperature": 0}
+        )
         metrics_when(url, lambda seen: seen[running] == 1)
         long.close()
         metrics_when(url, lambda seen: seen[running] == 0)
