@@ -151,7 +151,7 @@ def test_notes_that_are_rewritten_more_often_survive_less_well():
 
 @pytest.mark.parametrize("planner", ["react", "native", "graph", "compiler", "rewoo"])
 def test_slips_are_rejected_and_made_good(planner):
-    wiki = world(n=6)
+    wiki = world(n=12)
     logs, scores = play(wiki, "fold", planner, slip=0.25)
     assert len(events(logs, Rejected)) >= 3
     assert share(scores) >= 0.8

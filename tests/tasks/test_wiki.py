@@ -1,6 +1,7 @@
 """The generated wiki: what is asked has exactly one answer, by a solver that reads nothing but pages and question."""
 
 import asyncio
+import itertools
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from fairtrial.core.clock import VirtualClock
 from fairtrial.core.config import parse
 from fairtrial.core.errors import UserError
 from fairtrial.tasks.worlds.answers import normalise
+from fairtrial.tasks.worlds.names import SYLLABLES, split_of
 from fairtrial.tasks.worlds.wiki import Wiki, WikiSettings
 from fairtrial.tasks.worlds.wiki_graph import BY_NAME
 
@@ -134,6 +136,28 @@ def gold(episode):
     if "items" in episode.facts:
         return {tuple(episode.facts["items"])}
     return set(episode.answers)
+
+
+@pytest.mark.parametrize("style", ["plain", "text"])
+def test_splits_have_no_name_in_common_whatever_the_seeds(style):
+    made_up = {"".join(parts) for parts in itertools.product(SYLLABLES, repeat=3)} - {"parade"}
+    words = {}
+    for split in ("train", "evaluation", "any"):
+        made = [world(split=split, style=style, n=3, seed=seed, decoys=12, pages=200) for seed in (1, 2)]
+        titles = {title for each in made for episode in each.episodes() for title in each.pages(episode)}
+        words[split] = {word for title in titles for word in title.split() if word.lower() in made_up}
+    assert all(len(found) > 500 for found in words.values())
+    assert {split_of(word.lower()) for word in words["train"]} == {"train"}
+    assert {split_of(word.lower()) for word in words["evaluation"]} == {"evaluation"}
+    assert {split_of(word.lower()) for word in words["any"]} == {"train", "evaluation"}
+
+
+def test_a_split_has_names_for_so_many_pages_and_says_so():
+    largest = world(n=1, pages=40_000, decoys=32)
+    assert len(largest.pages(largest.episodes()[0])) == 40_000
+    with pytest.raises(UserError, match='a split has names for 40000 pages: set split = "any", or lower pages'):
+        world(pages=40_001)
+    assert world(pages=100_000, split="any").settings.pages == 100_000
 
 
 @pytest.mark.parametrize("style", ["text", "plain"])

@@ -24,8 +24,9 @@ from fairtrial.core.ids import digest
 from fairtrial.core.ids import seed as derive
 from fairtrial.core.trial import TaskInfo
 from fairtrial.tasks.worlds.leaks import holds
+from fairtrial.tasks.worlds.names import Split, draw_name, split_of
 from fairtrial.tasks.worlds.recipes_steps import ALPHABET, Domain, State, behaviour, draw_step, run_steps
-from fairtrial.tasks.worlds.recipes_texts import Length, Recipe, Split, draw_name, split_of, write_skill
+from fairtrial.tasks.worlds.recipes_texts import Length, Recipe, write_skill
 from fairtrial.tasks.worlds.wiki import Span
 from fairtrial.tasks.worlds.wiki_graph import Style
 from fairtrial.tasks.worlds.wiki_tools import Latency

@@ -10,15 +10,12 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Literal
 
 from fairtrial.tasks.worlds.recipes_steps import Domain, State, Step, read_step
-from fairtrial.tasks.worlds.wiki_graph import SYLLABLES
 from fairtrial.tasks.worlds.world import SkillText
 
 Length = Literal["compact", "standard", "detailed", "comprehensive"]
-Split = Literal["train", "evaluation"]
 STEPS_FILE = "references/steps.md"
 
 _ASIDES = (
@@ -49,18 +46,6 @@ class Recipe:
     def lines(self) -> list[str]:
         """The numbered steps."""
         return [f"{number}. {step.line}" for number, step in enumerate(self.steps, 1)]
-
-
-def split_of(key: str) -> Split:
-    """Which split a name or a behaviour belongs to, whatever seed drew it; a quarter of all is for evaluation."""
-    return "evaluation" if blake2b(key.encode(), digest_size=4).digest()[0] % 4 == 0 else "train"
-
-
-def draw_name(rng: random.Random, split: Split) -> str:
-    """A name of three syllables that no draw of the other split can give."""
-    while split_of(name := "".join(rng.choices(SYLLABLES, k=3))) != split:
-        pass
-    return name
 
 
 def described(name: str, domain: Domain) -> str:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,11 +29,13 @@ from fairtrial.tasks.worlds.wiki_pages import fact, render
 from fairtrial.tasks.worlds.wiki_tools import Bench, Latency, Library, Snippet, ToolName
 from fairtrial.tasks.worlds.world import Episode, Function
 
-_VERSION = 2
+_VERSION = 3
 """Raised whenever the same settings give other pages or questions."""
 _WORDS: dict[Style, int] = {"text": 120, "plain": 30}
 _KEPT = 16
 """Wikis with their index that are kept in memory."""
+_PAGES = 40_000
+"""For which the names of one split are enough, decoys and two-word names included."""
 _LISTED = ("wide", "inverse", "dead-end")
 Small = Annotated[int, Field(ge=1, le=64)]
 Span = Small | tuple[Small, Small]
@@ -46,6 +48,8 @@ class WikiSettings(Config):
     n: int = Field(default=100, ge=1, le=1_000_000)
     """Episodes; the first ones stay the same when there are more."""
     seed: int = Field(default=0, ge=0)
+    split: Literal["train", "evaluation", "any"] = "evaluation"
+    """Of the words that names are made of: no name of one split is in the other one; "any": of both."""
     families: tuple[Family, ...] = Field(
         default=("chain", "compare", "wide", "inverse", "multi", "dead-end"), min_length=1
     )
@@ -93,6 +97,8 @@ class WikiSettings(Config):
                 raise ValueError(f"{name}: {list(span)} is [least, most]; put the smaller number first")
         if self.age and "multi" not in self.families:
             raise ValueError('age belongs to the family "multi": add it to families or leave age out')
+        if self.split != "any" and self.pages > _PAGES:
+            raise ValueError(f'a split has names for {_PAGES} pages: set split = "any", or lower pages')
         needs = [family for family in self.families if family in _LISTED]
         if needs and not self.backlinks:
             raise ValueError(f'the family "{needs[0]}" needs backlinks = true')
@@ -180,7 +186,7 @@ class Wiki:
             age=settings.age,
             decoys=settings.decoys,
         )
-        graph = Graph(rng, settings.style, settings.decoys)
+        graph = Graph(rng, settings.style, settings.decoys, None if settings.split == "any" else settings.split)
         puzzle = pose(graph, family, shape)
         puzzle.facts |= asdict(shape)
         try:

@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fairtrial.tasks.worlds.names import SYLLABLES, Split, split_of
+
 Style = Literal["text", "plain"]
 
 
@@ -70,7 +72,6 @@ _SECOND = {
     "firm": ("Works", "Mills", "Lines", "Foundry", "Press", "Brothers", "Glass", "Tools", "Shipping", "Paper"),
     "fair": ("Fair", "Regatta", "Games", "Cup", "Carnival", "Derby", "Parade", "Tournament", "Gala", "Feast"),
 }
-SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
 
 
 class TooSmallError(ValueError):
@@ -89,6 +90,8 @@ class Graph:
     style: Style
     decoys: int = 0
     """Near names for each entity that is made with `near=True`."""
+    split: Split | None = None
+    """Of the words of names; None: of both."""
     facts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     """subject -> relation -> value."""
     kinds: dict[str, str] = field(default_factory=dict[str, str])
@@ -164,9 +167,12 @@ class Graph:
         while True:
             parts = [SYLLABLES[int(self.rng.random() * len(SYLLABLES))] for _ in range(3)]
             word = "".join(parts).capitalize()
-            if word not in self._words:
+            if word not in self._words and self._allows(word):
                 self._words.add(word)
                 return word
+
+    def _allows(self, word: str) -> bool:
+        return self.split is None or split_of(word.lower()) == self.split
 
     def _name(self, kind: str) -> str:
         return self._compose(self._word(), kind)
@@ -181,9 +187,12 @@ class Graph:
 
     def _near(self, name: str, kind: str) -> str:
         """A name that is easily taken for `name`: it shares a word with it, or in plain style two syllables."""
-        for _ in range(64):
+        for attempt in range(128):
             if self.style == "plain":
-                near = name[:4] + self.rng.choice(SYLLABLES)
+                other = self.rng.choice(SYLLABLES)
+                near = name[:4] + other if attempt < 64 else name[:2] + other + name[4:]
+                if not self._allows(near):
+                    continue
             else:
                 near = self._compose(name.split()[0 if kind in ("book", "firm", "fair") else 1], kind)
             if near not in self.kinds and near not in self._words:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from fairtrial.agents.log import Called
 from fairtrial.models.native.chat import Chat
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.tasks.worlds.names import SYLLABLES, split_of
 from fairtrial.training.tiny.reading import Text
 from fairtrial.training.tiny.vocabulary import relation_forms, syllable_pairs, values
 
@@ -28,16 +29,19 @@ class Lesson:
 class Writer:
     """Makes lessons for one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, value_weight: float, again_weight: float = 0.0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, value_weight: float, again_weight: float = 0.0, told_weight: float = 1.0
+    ) -> None:
         """Weights of tokens, where others that are said weigh 1 and others that are read 0.
 
         Args:
             tokenizer: Of the model that is to learn.
             value_weight: Of a name or a number that is said.
             again_weight: Of a name that is read again, which teaches copying before anything else does.
+            told_weight: Of the passages of a text.
         """
         self._chat = Chat(tokenizer)
-        self._again_weight = again_weight
+        self._again_weight, self._told_weight = again_weight, told_weight
         self._names = _Names(tokenizer)
         self._start = tokenizer.special("<|doc|>")
         self._weight = np.ones(tokenizer.vocab_size, np.float32)
@@ -59,15 +63,18 @@ class Writer:
             yield self._lesson(ids, learned)
 
     def read(self, text: Text) -> Lesson:
-        """A text of which all is learned; a value that its pages give, as what is said."""
-        pieces = [(text.pages, False)]
-        for question, value, _ in text.asked:
-            pieces += [(question, False), (f"{value}\n", True)]
+        """A text of which all is learned; a value that it gives, as what is said."""
         ids, weights = [self._start], [0.0]
-        for piece, said in pieces:
+
+        def add(piece: str, weigh: Callable[[int], float]) -> None:
             part = self._chat.tokenizer.encode(piece)
-            ids += part
-            weights += [float(self._weight[index]) if said else 1.0 for index in part]
+            ids.extend(part)
+            weights.extend(map(weigh, part))
+
+        add(text.told, lambda index: self._told_weight)
+        for question, value, _ in text.asked:
+            add(question, lambda index: self._told_weight)
+            add(f"{value}\n", lambda index: float(self._weight[index]))
         return Lesson(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
 
     def _lesson(self, ids: Sequence[int], learned: Iterable[tuple[int, int]]) -> Lesson:
@@ -98,6 +105,9 @@ class _Names:
         """[syllables, 2]: id at the begin of a name with a capital, id elsewhere."""
         every = np.arange(tokenizer.vocab_size)
         self._first, self._inner = (np.isin(every, self.syllables[:, at]) for at in (0, 1))
+        self.numbers = np.full(tokenizer.vocab_size, -1)
+        """Of each id that spells a syllable, which one; -1 for others."""
+        self.numbers[self.syllables] = np.arange(len(self.syllables))[:, None]
 
     def begins(self, ids: np.ndarray) -> np.ndarray:
         """Places of first syllables. The same ids also spell parts of other words, which are no names."""
@@ -108,7 +118,10 @@ class _Names:
 
 
 class Renamer:
-    """Exchanges the syllables of all names of a lesson, and its relations: the same lesson about another world."""
+    """Exchanges the syllables of all names of a lesson, and its relations: the same lesson about another world.
+
+    No name that it gives is one of the evaluation split, whatever names a lesson has.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._vocab, self._names = tokenizer.vocab_size, _Names(tokenizer)
@@ -116,10 +129,27 @@ class Renamer:
 
     def renamed(self, ids: np.ndarray, rng: random.Random) -> np.ndarray:
         """The ids with permutations of syllables and relations drawn from `rng`."""
-        names = (self._names.begins(ids)[:, None] + np.arange(3)).ravel()
+        begins = self._names.begins(ids)
+        names = (begins[:, None] + np.arange(3)).ravel()
         found = self._table(self._relations, rng)[ids]
         found[names] = self._table(self._names.syllables, rng)[ids[names]]
+        self._keep_out(found, begins)
         return found
+
+    def _keep_out(self, ids: np.ndarray, begins: np.ndarray) -> None:
+        """Give names of the evaluation split another last syllable, the same one wherever they stand."""
+        numbers = self._names.numbers[ids[begins[:, None] + np.arange(3)]]
+        taken = {tuple(name) for name in numbers.tolist()}
+        instead: dict[tuple[int, ...], int] = {}
+        for name in sorted(taken):
+            if _reserved(name):
+                free = ((*name[:2], (name[2] + step) % len(SYLLABLES)) for step in range(1, len(SYLLABLES)))
+                other = next(one for one in free if one not in taken and not _reserved(one))
+                instead[name] = other[2]
+                taken.add(other)
+        for at, name in zip(begins.tolist(), map(tuple, numbers.tolist()), strict=True):
+            if name in instead:
+                ids[at + 2] = self._names.syllables[instead[name], 1]
 
     def _table(self, forms: np.ndarray, rng: random.Random) -> np.ndarray:
         table = np.arange(self._vocab, dtype=np.int32)
@@ -127,3 +157,7 @@ class Renamer:
         rng.shuffle(order)
         table[forms] = forms[order]
         return table
+
+
+def _reserved(name: tuple[int, ...]) -> bool:
+    return split_of("".join(SYLLABLES[syllable] for syllable in name)) == "evaluation"

@@ -1,12 +1,15 @@
-"""Plain texts of the wiki to learn from and to be scored on: pages, and behind them questions that they answer.
+"""Plain texts of the wiki to learn from and to be scored on: passages, and behind them questions that they answer.
 
-    PAGE
-    PAGE
+    PASSAGE
+    PASSAGE
     Question: What is the mayor of Bisuvo?
     Answer: Mupozu Bisomu
 
+A passage is a page of which some sentences are left out: in some texts nearly all that nobody asks for, in others
+hardly any, so that finding a fact can be learned where there are few.
+
 Scored as multiple choice is: which of two continuations of "Answer:" is more likely, the right value or one that the
-same pages give for something else of the same kind. Names are new in every text, so nothing but the pages says which.
+same passages give for something else of the same kind. Names are new in every text, so nothing else says which.
 """
 
 from __future__ import annotations
@@ -23,22 +26,23 @@ from fairtrial.core.errors import UserError
 from fairtrial.models.model import Model, Pair
 from fairtrial.tasks.worlds.wiki import Wiki
 from fairtrial.tasks.worlds.wiki_graph import BY_NAME
+from fairtrial.tasks.worlds.wiki_pages import SENTENCE
 
 ANSWER = "Answer:"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Pages and questions about them."""
+    """Passages and questions about them."""
 
-    pages: str
-    asked: tuple[tuple[str, str, str], ...]
-    """(question up to "Answer:", value, another value of these pages), values with the space before them."""
+    told: str
+    asked: tuple[tuple[str, str, str | None], ...]
+    """(question up to "Answer:", value, another value that is told if there is one), values with the space before."""
 
     @property
     def whole(self) -> str:
         """With the right answers."""
-        return self.pages + "".join(f"{question}{value}\n" for question, value, _ in self.asked)
+        return self.told + "".join(f"{question}{value}\n" for question, value, _ in self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Heard:
     right: float
     """Share of questions whose right value is the more likely one; chance is .5."""
     bits: float
-    """Per byte of the pages."""
+    """Per byte of what is told."""
 
 
 def texts(settings: dict[str, Any]) -> list[Text]:
@@ -66,14 +70,22 @@ def _text(world: Wiki, index: int) -> Text:
     facts = [fact for step in episode.facts["evidence"].values() for fact in step]
     subjects = list(dict.fromkeys(fact["subject"] for fact in facts))
     rng.shuffle(subjects)
-    pages = world.pages(episode)
-    asked: list[tuple[str, str, str]] = []
+    pages, share = world.pages(episode), rng.random() ** 3
+    wanted = {(fact["subject"], fact["relation"]) for fact in facts}
+    told = [
+        " ".join(
+            sentence
+            for sentence in SENTENCE.split(pages[subject])
+            if any(f" {relation} of {of} " in sentence for of, relation in wanted) or rng.random() < share
+        )
+        for subject in subjects
+    ]
+    asked: list[tuple[str, str, str | None]] = []
     for fact in rng.sample(facts, len(facts)):
         like = {each["value"] for each in facts if _kind(each) == _kind(fact)} - {fact["value"]}
-        if like:
-            question = f"Question: What is the {fact['relation']} of {fact['subject']}?\n{ANSWER}"
-            asked.append((question, f" {fact['value']}", f" {rng.choice(sorted(like))}"))
-    return Text("".join(f"{pages[subject]}\n" for subject in subjects), tuple(asked))
+        question = f"Question: What is the {fact['relation']} of {fact['subject']}?\n{ANSWER}"
+        asked.append((question, f" {fact['value']}", f" {rng.choice(sorted(like))}" if like else None))
+    return Text("".join(f"{passage}\n" for passage in told), tuple(asked))
 
 
 def _kind(fact: Mapping[str, str]) -> str | None:
@@ -82,10 +94,10 @@ def _kind(fact: Mapping[str, str]) -> str | None:
 
 
 async def hear(model: Model, found: Sequence[Text]) -> Heard:
-    """Score the pages, and both values of each question."""
-    asked = [(text.pages + question, values) for text in found for question, *values in text.asked]
+    """Score what is told, and both values of each question."""
+    asked = [(text.told + asks, (value, other)) for text in found for asks, value, other in text.asked if other]
     scored = await model.score([Pair(context, value) for context, values in asked for value in values])
     right = sum(scored[at].logprob > scored[at + 1].logprob for at in range(0, len(scored), 2))
-    pages = await model.score([Pair("", text.pages) for text in found])
-    size = sum(len(text.pages.encode()) for text in found)
-    return Heard(len(asked), right / len(asked), -sum(one.logprob for one in pages) / math.log(2) / size)
+    told = await model.score([Pair("", text.told) for text in found])
+    size = sum(len(text.told.encode()) for text in found)
+    return Heard(len(asked), right / len(asked), -sum(one.logprob for one in told) / math.log(2) / size)

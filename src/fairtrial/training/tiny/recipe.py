@@ -54,7 +54,7 @@ class Worlds(Config):
     """Worlds that habits are tested in: nothing of them is learned from."""
 
     world: dict[str, Any]
-    """Settings, without n and seed."""
+    """Settings, without n, seed and split: names and procedures are those for evaluation."""
     habits: tuple[str, ...] = Field(min_length=1)
 
 
@@ -64,7 +64,7 @@ class Recipe(Config):
     model: dict[str, Any]
     """Fields of the model's configuration, without vocab."""
     worlds: dict[str, dict[str, Any]]
-    """Name -> settings of a world, without n and seed."""
+    """Name -> settings of a world that has splits, without n, seed and split."""
     habits: tuple[Habit, ...] = Field(min_length=1)
     tests: dict[str, Worlds] = Field(default_factory=dict[str, Worlds])
     """Name -> test."""
@@ -84,6 +84,8 @@ class Recipe(Config):
     """Weight of a token of a name or a number, where others weigh 1."""
     again_weight: float = Field(default=1.0, ge=0)
     """Weight of a token of a name that is read again; all other context weighs 0."""
+    told_weight: float = Field(default=0.1, gt=0)
+    """Weight of a token of a text's passages and questions, where the answers' tokens weigh as what is said."""
     stretches: int = Field(default=900, ge=0)
     """Constant stretches that become tokens, at most."""
     base_steps: int = Field(default=0, ge=0)
@@ -111,7 +113,7 @@ class Recipe(Config):
                 raise ValueError(f'tests: {name}: there is no habit "{missing[0]}"')
         worlds = {**self.worlds, **{name: test.world for name, test in self.tests.items()}}
         for name, world in worlds.items():
-            if taken := [key for key in ("n", "seed") if key in world]:
+            if taken := [key for key in ("n", "seed", "split") if key in world]:
                 raise ValueError(f'worlds: {name}: leave out "{taken[0]}", it follows from the recipe')
         return self
 
@@ -173,12 +175,7 @@ def _share(recipe: Recipe, habit: Habit, *, own: bool = False) -> Iterator[tuple
     each = -(-episodes // max(len(parts), 1))
     for at, (how, name) in enumerate(parts):
         seed = recipe.seed * 1000 + 2 * (100 * list(recipe.worlds).index(name) + at) + own
-        yield how, {**recipe.worlds[name], "n": each, "seed": seed, **_split(recipe.worlds[name])}, seed
-
-
-def _split(world: dict[str, Any]) -> dict[str, Any]:
-    """Worlds that know a split for training are asked for it."""
-    return {"split": "train"} if world.get("id") == "recipes" else {}
+        yield how, {**recipe.worlds[name], "n": each, "seed": seed, "split": "train"}, seed
 
 
 def reads(recipe: Recipe, habit: Habit) -> list[Text]:
@@ -190,7 +187,7 @@ def reads(recipe: Recipe, habit: Habit) -> list[Text]:
     return [
         text
         for name in habit.worlds
-        for text in texts({**recipe.worlds[name], "n": each, "seed": begin + 200 * names.index(name)})
+        for text in texts({**recipe.worlds[name], "n": each, "seed": begin + 200 * names.index(name), "split": "train"})
     ]
 
 
@@ -224,7 +221,7 @@ def _is_rule(count: int, runs: Sequence[Run]) -> bool:
 
 def lessons_of(recipe: Recipe, tokenizer: Tokenizer, runs: Sequence[Run], read: Sequence[Text] = ()) -> list[Lesson]:
     """What a habit learns from."""
-    writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight)
+    writer = Writer(tokenizer, recipe.value_weight, recipe.again_weight, recipe.told_weight)
     lessons = [lesson for run in runs for lesson in writer.lessons(run.calls())]
     return [*lessons, *map(writer.read, read)]
 

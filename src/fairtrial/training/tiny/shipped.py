@@ -31,7 +31,7 @@ _TEXTS: dict[str, Any] = {
 _PROSE: dict[str, Any] = {
     "families": ["multi"],
     "hops": 1,
-    "questions": [3, 8],
+    "questions": [2, 8],
     "decoys": 1,
     "backlinks": False,
     "page_words": 40,

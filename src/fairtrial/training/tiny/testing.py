@@ -58,7 +58,7 @@ async def test(
     _check(seed)
     cells: list[Cell] = []
     for name, wanted in recipe.tests.items():
-        world = open_plain({**wanted.world, "n": episodes, "seed": seed})
+        world = open_plain({**wanted.world, "n": episodes, "seed": seed, "split": "evaluation"})
         for habit in (recipe.habit(each) for each in wanted.habits):
             for how in habit.plays:
                 played = await play(world, how, model=models(habit.name), seed=seed, sampling=sampling)
@@ -87,7 +87,7 @@ async def hear_tests(
     """How habits that do not play score unseen texts, by test. Raises as `test`."""
     _check(seed)
     return {
-        name: await hear(models(habit), read({**wanted.world, "n": texts, "seed": seed}))
+        name: await hear(models(habit), read({**wanted.world, "n": texts, "seed": seed, "split": "evaluation"}))
         for name, wanted in recipe.tests.items()
         for habit in wanted.habits
         if not recipe.habit(habit).plays

@@ -18,9 +18,10 @@ from string import ascii_lowercase
 from typing import Any
 
 from fairtrial.nn.tokenizer import SPECIALS, Tokenizer
+from fairtrial.tasks.worlds.names import SYLLABLES
 from fairtrial.tasks.worlds.recipes_steps import ITEMS
 from fairtrial.tasks.worlds.recipes_steps import KINDS as STEPS
-from fairtrial.tasks.worlds.wiki_graph import KINDS, RELATIONS, SYLLABLES
+from fairtrial.tasks.worlds.wiki_graph import KINDS, RELATIONS
 
 _SMALL = r"[bdfgklmnprstvz][aeiou]"
 _FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
