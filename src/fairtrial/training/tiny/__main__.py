@@ -15,7 +15,7 @@ from fairtrial.training.threads import wait_passively
 from fairtrial.training.tiny.recipe import Recipe
 
 _BLANK = 8
-"""Episodes of each test for the untrained model, which ends few of them."""
+"""Episodes that an untrained model plays of each test; it ends few of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +95,7 @@ def _run(given: argparse.Namespace) -> None:
 
         try:
             played = await test(recipe, player, episodes=episodes)
-            return table(played, await hear_tests(recipe, player, texts=episodes))
+            return table(played, await hear_tests(recipe, player, texts=given.episodes))
         finally:
             for model in opened.values():
                 await model.close()
