@@ -37,7 +37,8 @@ def main() -> None:
     text = "\n\n".join(_beside(name, options.folder.resolve(), options.runs) for name in ("fold", "graph", "skills"))
     print(text)
     if options.save:
-        print(f"saved: {save('tiny-again', f'{text}\n\n{machine()}')}")
+        saved = save("tiny-again", f"{text}\n\n{machine()}")
+        print(f"saved: {saved}")
     if options.card:
         path = WEIGHTS / card.FILE
         path.write_text(card.with_again(path.read_text("utf-8"), text), "utf-8")

@@ -29,6 +29,7 @@ from fairtrial.nn import hub
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.tasks.worlds.names import split_of
 from fairtrial.tasks.worlds.wiki_graph import RELATIONS
+from fairtrial.training.tiny import card
 from fairtrial.training.tiny.learning import Learner
 from fairtrial.training.tiny.lessons import Lesson, Renamer, Writer
 from fairtrial.training.tiny.making import make
@@ -213,6 +214,13 @@ def test_texts_are_learned_whole_and_scored_by_what_they_answer() -> None:
         texts({"id": "recipes"})
 
 
+def test_a_card_has_one_table_of_a_second_training() -> None:
+    first = card.with_again("# tiny\n", "fold 1")
+    assert first.startswith("# tiny\n\n## Trained again") and "fold 1" in first
+    second = card.with_again(first, "fold 2")
+    assert second == first.replace("fold 1", "fold 2")
+
+
 def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
     """Names of three syllables, new in every lesson, told and said again in another order; chance is 1 in 70."""
     rng = random.Random(3)
@@ -298,6 +306,9 @@ def test_from_a_recipe_to_a_folder_that_plays(tmp_path: Path) -> None:
     assert again[0] == again[1], "what is missing is made, as if it had been made at once"
     with pytest.raises(UserError, match="was not begun with this recipe"):
         make(recipe(41), tmp_path / "a")
+    with pytest.raises(UserError, match='"device" is "abacus", which this machine cannot use'):
+        make(made, tmp_path / "c", device="abacus")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(

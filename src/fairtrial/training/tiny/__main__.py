@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=100, help="of each test")
     parser.add_argument("--test-only", action="store_true", help="test what is in the folder")
     parser.add_argument("--jobs", type=int, default=2, help="habits that are trained at once, a thread each")
+    parser.add_argument("--device", default="cpu", help='to train on, such as "cuda"; runs are played on the CPU')
     given = parser.parse_args(arguments)
     wait_passively(os.environ)
     from fairtrial.core.errors import UserError
@@ -81,7 +82,7 @@ def _run(given: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     recipe = _recipe(given)
-    done = [] if given.test_only else make(recipe, given.folder, jobs=given.jobs, say=_say)
+    done = [] if given.test_only else make(recipe, given.folder, jobs=given.jobs, device=given.device, say=_say)
     tokenizer = Tokenizer.load(given.folder / "tokenizer.json")
     settings = NativeSettings(path=str(given.folder), threads=1, context=CONTEXT)
 

@@ -69,7 +69,11 @@ def card(recipe: Recipe, done: Sequence[Trained], tested: str, untrained: str) -
 
 def with_again(text: str, table: str) -> str:
     """The card with what the recipes give when a second training drives them; replaces such a table."""
-    return (
-        f"{text.split(_AGAIN)[0]}{_AGAIN}\nThe three recipes, driven by what ships and by a training from another seed; "
-        f"differences with 95 %\nintervals, paired by task.\n\n```text\n{table}\n```\n"
-    )
+    return f"""{text.split(_AGAIN)[0]}{_AGAIN}
+The three recipes, driven by what ships and by a training from another seed; differences with 95 % intervals, paired by
+task.
+
+```text
+{table}
+```
+"""

@@ -114,10 +114,11 @@ class Learner:
         the loss is not finite.
         """
         recipe, parameters = self._recipe, list(self.model.parameters())
+        device = parameters[0].device
         drawn = rows(lessons, self._renamer, recipe.batch_tokens, f"{recipe.seed} {self._step}", easy=not self._step)
         self.model.train()
         for _ in range(steps):
-            inputs, targets, weights, borders = next(drawn)
+            inputs, targets, weights, borders = (part.to(device) for part in next(drawn))
             output = self.model(inputs, cu_seqlens=borders)
             loss, said = loss_of(output.logits[0], targets, weights)
             if not math.isfinite(value := float(loss.detach())):

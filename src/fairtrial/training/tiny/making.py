@@ -30,6 +30,7 @@ from fairtrial.models.native.model import NativeModel
 from fairtrial.nn import hub
 from fairtrial.nn.model import Model
 from fairtrial.nn.tokenizer import Tokenizer
+from fairtrial.training.precision import usable_device
 from fairtrial.training.tiny.learning import Learner
 from fairtrial.training.tiny.lessons import Lesson, Renamer
 from fairtrial.training.tiny.recipe import (
@@ -70,18 +71,23 @@ class Trained:
     cpu_s: float
 
 
-def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text: None) -> list[Trained]:
+def make(
+    recipe: Recipe, folder: Path, *, jobs: int = 2, device: str = "cpu", say: Say = lambda text: None
+) -> list[Trained]:
     """Make all habits of a recipe in a new folder; in one that was begun with the same recipe, those that are missing.
 
     Args:
         recipe: What to make.
         folder: Is created; may be there empty.
         jobs: Habits that are trained at once, each with one thread.
+        device: Where they are trained, such as "cuda"; they play on the CPU in any case.
         say: Told what happens.
 
     Raises:
-        UserError: The folder holds something else; worlds or model that cannot be made; a loss that is not finite.
+        UserError: The folder holds something else; a device that is not there; worlds or model that cannot be made; a
+            loss that is not finite.
     """
+    usable_device(device)
     tokenizer = _begun(recipe, folder)
     small = recipe.model_copy(update={"episodes": min(_SAMPLE, recipe.episodes)})
     samples = {habit.name: played(small, habit) for habit in recipe.habits}
@@ -95,10 +101,11 @@ def make(recipe: Recipe, folder: Path, *, jobs: int = 2, say: Say = lambda text:
     say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
     if recipe.base_steps and not (folder / BASE).exists():
         runs = [run for of_habit in samples.values() for run in of_habit]
-        say(_based(recipe, lessons_of(recipe, tokenizer, runs, read), tokenizer, folder))
+        lessons = lessons_of(recipe, tokenizer, runs, read)
+        say(_based(recipe, lessons, tokenizer, folder, device))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [habit.name for habit in recipe.habits if not (folder / f"{habit.name}.json").exists()]
-        for future in as_completed([pool.submit(train, recipe, name, folder) for name in missing]):
+        for future in as_completed([pool.submit(train, recipe, name, folder, device) for name in missing]):
             say(_told(future.result()))
     done = [Trained(**orjson.loads((folder / f"{habit.name}.json").read_bytes())) for habit in recipe.habits]
     entries = {
@@ -127,27 +134,28 @@ def _begun(recipe: Recipe, folder: Path) -> Tokenizer | None:
     return Tokenizer.load(folder / TOKENIZER)
 
 
-def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, folder: Path) -> str:
+def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, folder: Path, device: str) -> str:
     """Train and store what all habits begin with. Raises UserError."""
     began, before = time.process_time(), torch.get_num_threads()
     torch.set_num_threads(1)
-    model = untrained(recipe, tokenizer)
+    model = untrained(recipe, tokenizer).to(device)
     learner = Learner(model, Renamer(tokenizer), recipe)
     try:
         learner.learn(lessons, recipe.base_steps, watch=_watched(folder / f"{BASE}.log", began))
     finally:
         torch.set_num_threads(before)
-    store(model, folder / BASE)
+    store(model.cpu(), folder / BASE)
     return f"{BASE}: {learner.tokens} tokens, loss {learner.loss:.4f}, {time.process_time() - began:.0f} CPU s"
 
 
-def train(recipe: Recipe, name: str, folder: Path) -> Trained:
+def train(recipe: Recipe, name: str, folder: Path, device: str = "cpu") -> Trained:
     """Train one habit with one thread and store it beneath the folder, which holds the tokenizer. Raises UserError."""
     torch.set_num_threads(1)
     began, habit = time.process_time(), recipe.habit(name)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     model = hub.load(folder / BASE) if recipe.base_steps else untrained(recipe, tokenizer)
     runs, read = played(recipe, habit), reads(recipe, habit)
+    model.to(device)
     learner = Learner(model, Renamer(tokenizer), recipe)
     tried = recipe.own_episodes if habit.plays else 0
     first = round(recipe.own_after * recipe.steps) if tried else recipe.steps
@@ -155,10 +163,11 @@ def train(recipe: Recipe, name: str, folder: Path) -> Trained:
     learner.learn(lessons_of(recipe, tokenizer, runs, read), first, watch=_watched(log, began))
     mine: list[Run] = []
     if tried:
-        mine = asyncio.run(_own(recipe, habit, model, tokenizer))
+        mine = asyncio.run(_own(recipe, habit, model.cpu(), tokenizer))
+        model.to(device)
         learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), recipe.steps - first, watch=_watched(log, began))
     shutil.rmtree(folder / name, ignore_errors=True)
-    store(model, folder / name)
+    store(model.cpu(), folder / name)
     done = Trained(
         habit=name,
         episodes=len(runs) + len(read),
