@@ -6,7 +6,6 @@ What is trained on names of one split has never seen a name of the other one.
 from __future__ import annotations
 
 import random
-from functools import cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -14,7 +13,6 @@ Split = Literal["train", "evaluation"]
 SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
 
 
-@cache
 def split_of(key: str) -> Split:
     """Which split a name (in small letters) or a behaviour belongs to; a quarter of all is for evaluation."""
     return "evaluation" if blake2b(key.encode(), digest_size=4).digest()[0] % 4 == 0 else "train"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -159,5 +160,6 @@ class Renamer:
         return table
 
 
+@cache
 def _reserved(name: tuple[int, ...]) -> bool:
     return split_of("".join(SYLLABLES[syllable] for syllable in name)) == "evaluation"
