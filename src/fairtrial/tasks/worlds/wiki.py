@@ -22,6 +22,7 @@ from fairtrial.core.ids import digest
 from fairtrial.core.ids import seed as derive
 from fairtrial.core.trial import TaskInfo
 from fairtrial.tasks.worlds.bm25 import Bm25, Page
+from fairtrial.tasks.worlds.names import Split
 from fairtrial.tasks.worlds.wiki_families import Family, Puzzle, Shape, pose
 from fairtrial.tasks.worlds.wiki_grading import grade
 from fairtrial.tasks.worlds.wiki_graph import Graph, Style, TooSmallError
@@ -48,7 +49,7 @@ class WikiSettings(Config):
     n: int = Field(default=100, ge=1, le=1_000_000)
     """Episodes; the first ones stay the same when there are more."""
     seed: int = Field(default=0, ge=0)
-    split: Literal["train", "evaluation", "any"] = "evaluation"
+    split: Split | Literal["any"] = "evaluation"
     """Of the words that names are made of: no name of one split is in the other one; "any": of both."""
     families: tuple[Family, ...] = Field(
         default=("chain", "compare", "wide", "inverse", "multi", "dead-end"), min_length=1
@@ -186,7 +187,7 @@ class Wiki:
             age=settings.age,
             decoys=settings.decoys,
         )
-        graph = Graph(rng, settings.style, settings.decoys, None if settings.split == "any" else settings.split)
+        graph = Graph(rng, settings.style, settings.decoys, settings.split)
         puzzle = pose(graph, family, shape)
         puzzle.facts |= asdict(shape)
         try:

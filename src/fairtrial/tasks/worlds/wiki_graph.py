@@ -90,8 +90,8 @@ class Graph:
     style: Style
     decoys: int = 0
     """Near names for each entity that is made with `near=True`."""
-    split: Split | None = None
-    """Of the words of names; None: of both."""
+    split: Split | Literal["any"] = "any"
+    """Of the words of names."""
     facts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     """subject -> relation -> value."""
     kinds: dict[str, str] = field(default_factory=dict[str, str])
@@ -172,7 +172,7 @@ class Graph:
                 return word
 
     def _allows(self, word: str) -> bool:
-        return self.split is None or split_of(word.lower()) == self.split
+        return self.split == "any" or self.split == split_of(word.lower())
 
     def _name(self, kind: str) -> str:
         return self._compose(self._word(), kind)

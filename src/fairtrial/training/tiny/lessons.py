@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -65,17 +65,14 @@ class Writer:
 
     def read(self, text: Text) -> Lesson:
         """A text of which all is learned; a value that it gives, as what is said."""
-        ids, weights = [self._start], [0.0]
-
-        def add(piece: str, weigh: Callable[[int], float]) -> None:
-            part = self._chat.tokenizer.encode(piece)
-            ids.extend(part)
-            weights.extend(map(weigh, part))
-
-        add(text.told, lambda index: self._told_weight)
+        pieces = [(text.told, False)]
         for question, value, _ in text.asked:
-            add(question, lambda index: self._told_weight)
-            add(f"{value}\n", lambda index: float(self._weight[index]))
+            pieces += [(question, False), (f"{value}\n", True)]
+        ids, weights = [self._start], [0.0]
+        for piece, said in pieces:
+            part = self._chat.tokenizer.encode(piece)
+            ids += part
+            weights += [float(self._weight[index]) if said else self._told_weight for index in part]
         return Lesson(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
 
     def _lesson(self, ids: Sequence[int], learned: Iterable[tuple[int, int]]) -> Lesson:
