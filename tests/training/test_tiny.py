@@ -2,9 +2,13 @@
 
 import asyncio
 import itertools
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import running
 
 from fairtrial.agents.context import rendering
 from fairtrial.core.config import parse
@@ -309,6 +314,24 @@ def test_from_a_recipe_to_a_folder_that_plays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='"device" is "abacus", which this machine cannot use'):
         make(made, tmp_path / "c", device="abacus")
     assert not (tmp_path / "c").exists()
+
+
+def test_trainings_end_with_the_process_that_asked_for_them(tmp_path: Path) -> None:
+    asked = tmp_path / "recipe.json"
+    asked.write_text(recipe(1_000_000).model_dump_json(), "utf-8")
+    folder = tmp_path / "made"
+    command = [sys.executable, "-m", "fairtrial.training.tiny", str(folder), "--recipe", str(asked)]
+    marked = {**os.environ, "FAIRTRIAL_TEST": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=marked) as made:
+        while not all((folder / f"{name}.log").exists() for name in PLAYS):
+            assert made.poll() is None
+            time.sleep(0.1)
+        assert len(running(tmp_path)) > len(PLAYS)
+        made.kill()
+    ends = time.monotonic() + 60
+    while left := running(tmp_path):
+        assert time.monotonic() < ends, left
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

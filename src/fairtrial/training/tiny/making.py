@@ -200,11 +200,11 @@ async def _own(recipe: Recipe, habit: Habit, model: Model, tokenizer: Tokenizer)
 
 
 def _watched(log: Path, began: float) -> Callable[[int, float, int], None]:
-    parent = os.getppid()
+    asker = multiprocessing.parent_process()
 
     def watch(step: int, loss: float, tokens: int) -> None:
-        if os.getppid() != parent:  # whoever asked for this is gone
-            raise SystemExit(1)
+        if asker is not None and not asker.is_alive():
+            os._exit(1)  # nobody waits for this, and whoever asks again would share the folder with it
         if step % 100 == 0:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"step {step} loss {loss:.4f} tokens {tokens} cpu {time.process_time() - began:.0f} s\n")
