@@ -326,8 +326,9 @@ def test_trainings_end_with_the_process_that_asked_for_them(tmp_path: Path) -> N
         while not all((folder / f"{name}.log").exists() for name in PLAYS):
             assert made.poll() is None
             time.sleep(0.1)
-        assert len(running(tmp_path)) > len(PLAYS)
+        before = running(tmp_path)
         made.kill()
+    assert len(before) > len(PLAYS)
     ends = time.monotonic() + 60
     while left := running(tmp_path):
         assert time.monotonic() < ends, left
