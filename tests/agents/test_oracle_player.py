@@ -242,7 +242,7 @@ def test_as_a_reader_it_says_only_what_the_document_says():
     for episode in wiki.episodes():
         step, pages = episode.plan[0], wiki.pages(episode)
         for title in (step.page, next(title for title in pages if title != step.page)):
-            text = f"Question: {step.question}\n\nDocument:\n{pages[title]}"
+            text = f"Document:\n{pages[title]}\n\nQuestion: {step.question}"
             said = ask(model, Message(role="system", content="Read."), Message(role="user", content=text)).text
             assert said == (step.value if title == step.page else "UNKNOWN")
 

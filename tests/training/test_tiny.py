@@ -377,3 +377,33 @@ def test_two_hops_are_played_in_as_many_turns_as_the_planner_needs(how: Play, tu
     for one in asyncio.run(play(world, how)):
         assert one.scores["em"] == 1
         assert sum(called.purpose == "turn" for called in one.log.calls()) == turns
+
+
+@pytest.mark.parametrize("planner", ["native", "graph"])
+def test_a_name_of_a_later_hop_stands_behind_its_letter_before(planner: str) -> None:
+    """So that each name of the list of calls can be copied from a few words earlier."""
+    world = open_plain({**WORLD, "pages": 60, "hops": 2, "questions": [2, 8], "n": 6, "seed": 7})
+    for one in asyncio.run(play(world, Play(planner=planner, plan="parallel"))):
+        said = [called.reply.text for called in one.log.calls()][1]
+        names = [node.args["title"] for node in one.log.steps[1].planned.plan.nodes]
+        marked = [f"{letter} {name}" for letter, name in zip("abcdefgh", names, strict=False)]
+        assert said.split("\n")[0].endswith(" ".join([*marked[:-1], f"last {marked[-1]}"]))
+        assert all(f" . {each} " in said for each in marked)
+
+
+@pytest.mark.parametrize("how", [*PLAYS.values(), Play(policy={"id": "summarise-at", "trigger": 300, "window": 560})])
+def test_facts_are_noted_behind_the_numbers_of_their_questions(how: Play) -> None:
+    world = open_plain({**WORLD, "pages": 60, "questions": [6, 8], "n": 4, "seed": 7})
+    for one in asyncio.run(play(world, how)):
+        text = "\n".join(called.reply.text for called in one.log.calls())
+        lines = re.findall(r"\d+ [^?]+(?= \?)", one.episode.question)
+        noted = [f"{line} {step.value} ." for line, step in zip(lines, one.episode.plan, strict=True)]
+        assert all(fact in text for fact in noted)
+
+
+def test_letters_before_names_are_tokens_of_their_own(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("1 Muzepe mayor Balolo . a Balolo founder ? a Balolo last b Muzepe")
+    (first, again), (other,) = ([at for at, i in enumerate(ids) if tokenizer.decode([i]) == f"{m} "] for m in "ab")
+    assert ids[first : first + 4] == ids[again : again + 4]
+    assert tokenizer.decode([ids[other - 1]]) == "last "
+    assert tokenizer.decode(tokenizer.encode("a Muzepe is a name ; b c a")) == "a Muzepe is a name ; b c a"

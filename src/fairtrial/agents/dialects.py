@@ -23,7 +23,7 @@ from fairtrial.models.model import Message
 Spec = Mapping[str, Any]
 """What a user would write for it: `id` and, where it is not the default, the dialect."""
 T = TypeVar("T")
-_DOCUMENT = "\n\nDocument:\n"
+_DOCUMENT, _QUESTION = "Document:\n", "\n\nQuestion: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ def offered(system: str, given: Sequence[dict[str, Any]]) -> Sequence[dict[str, 
 
 def to_read(asked: str) -> tuple[str, str] | None:
     """(question, document) where a reader is asked (`agents.reader`); None for anything else."""
-    if not asked.startswith("Question: ") or _DOCUMENT not in asked:
+    if not asked.startswith(_DOCUMENT) or _QUESTION not in asked:
         return None
-    question, _, document = asked.removeprefix("Question: ").partition(_DOCUMENT)
+    document, _, question = asked.removeprefix(_DOCUMENT).rpartition(_QUESTION)
     return question, document
 
 

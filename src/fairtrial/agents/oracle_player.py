@@ -261,12 +261,15 @@ class OracleModel(ScriptedPlayer):
     def _notes(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
         """The facts that are needed, one sentence each."""
         end = " ." if gold.episode.facts.get("style") == "plain" else "."
-        told = [f"{words}{self._said(value, rng)}{end}" for words, value in dict.fromkeys(beliefs.notes())]
+        told = [f"{words}{self._said(value, rng)}{end}" for words, value in self._needed(beliefs)]
         return " ".join(told) or _NOTHING
 
-    @staticmethod
-    def _stated(beliefs: Beliefs) -> str:
-        return "; ".join(f"{words}{value}" for words, value in dict.fromkeys(beliefs.notes())) or _NOTHING
+    def _needed(self, beliefs: Beliefs) -> Iterable[tuple[str, str]]:
+        """(words, believed value) of the facts that are noted."""
+        return dict.fromkeys(beliefs.notes())
+
+    def _stated(self, beliefs: Beliefs) -> str:
+        return "; ".join(f"{words}{value}" for words, value in self._needed(beliefs)) or _NOTHING
 
     def _read(self, question: str, document: str, rng: random.Random) -> str:
         """As a reader: the value, if the document says it."""

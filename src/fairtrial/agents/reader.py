@@ -66,7 +66,7 @@ class Reader:
         return Tool(NAME, description, parameters, self._read, effect="read")
 
     async def _read(self, args: Mapping[str, Any]) -> str:
-        text = f"Question: {args['question']}\n\nDocument:\n{args['document']}"
+        text = f"Document:\n{args['document']}\n\nQuestion: {args['question']}"
         messages = (Message(role="system", content=_RULES), Message(role="user", content=text))
         key = digest(text.encode("utf-8", "surrogatepass"))
         seed = derived_seed(self.seed, NAME, key) if "seed" in self.model.features else None

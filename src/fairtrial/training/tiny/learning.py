@@ -21,7 +21,7 @@ from torch.nn import functional
 from fairtrial.core.errors import UserError
 from fairtrial.nn.model import Model
 from fairtrial.nn.optim import clip, is_table, optimisers, set_rate
-from fairtrial.nn.schedule import OptimConfig, factor
+from fairtrial.nn.schedule import OptimConfig, Schedule, factor
 from fairtrial.training.tiny.lessons import Lesson, Renamer
 from fairtrial.training.tiny.recipe import Recipe
 
@@ -96,10 +96,19 @@ def slowed(model: Model, optim: OptimConfig, share: float) -> list[torch.optim.O
 class Learner:
     """One model's training, in one or several parts that together follow one schedule."""
 
-    def __init__(self, model: Model, renamer: Renamer | None, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        model: Model,
+        renamer: Renamer | None,
+        recipe: Recipe,
+        optim: OptimConfig | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        """`optim` and `schedule` go before the recipe's, which are those of a habit."""
         self.model, self.tokens, self.loss = model, 0, math.nan
         self._renamer, self._recipe, self._step = renamer, recipe, 0
-        self._made = slowed(model, recipe.optim, recipe.embedding_rate)
+        self._schedule = schedule or recipe.schedule
+        self._made = slowed(model, optim or recipe.optim, recipe.embedding_rate)
         self._said: deque[float] = deque(maxlen=100)
 
     def learn(
@@ -127,7 +136,7 @@ class Learner:
                 parameter.grad = None
             torch.autograd.backward(loss)
             clip(parameters, recipe.optim.clip)
-            set_rate(self._made, factor(recipe.schedule, self._step, recipe.steps))
+            set_rate(self._made, factor(self._schedule, self._step, recipe.steps))
             for optimiser in self._made:
                 optimiser.step()
             self._step += 1

@@ -29,6 +29,7 @@ from fairtrial.models.native.kind import NativeSettings
 from fairtrial.models.native.model import NativeModel
 from fairtrial.nn import hub
 from fairtrial.nn.model import Model
+from fairtrial.nn.schedule import Schedule
 from fairtrial.nn.tokenizer import Tokenizer
 from fairtrial.training.precision import usable_device
 from fairtrial.training.tiny.learning import Learner
@@ -67,7 +68,7 @@ class Trained:
     tokens: int
     """Read in training, context included."""
     loss: float
-    """Nats per token of what it is to say, mean over the last hundred steps."""
+    """Nats per token of what it is to say and of names that it reads again, mean over the last hundred steps."""
     cpu_s: float
 
 
@@ -139,7 +140,8 @@ def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, fold
     began, before = time.process_time(), torch.get_num_threads()
     torch.set_num_threads(1)
     model = untrained(recipe, tokenizer).to(device)
-    learner = Learner(model, Renamer(tokenizer), recipe)
+    held = Schedule(kind="constant", warmup=recipe.schedule.warmup)
+    learner = Learner(model, Renamer(tokenizer), recipe, recipe.base_optim, held)
     try:
         learner.learn(lessons, recipe.base_steps, watch=_watched(folder / f"{BASE}.log", began))
     finally:

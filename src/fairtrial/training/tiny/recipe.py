@@ -90,6 +90,8 @@ class Recipe(Config):
     """Constant stretches that become tokens, at most."""
     base_steps: int = Field(default=0, ge=0)
     """Of the weights that all habits begin with, which learn from a few runs of every habit; 0: random ones."""
+    base_optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
+    """Of those steps; the rate stays at its peak."""
     steps: int = Field(ge=1)
     """Of each habit's training."""
     batch_tokens: int = Field(default=1500, ge=64)

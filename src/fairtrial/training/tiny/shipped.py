@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairtrial.models.embedded.index import TEXT
-from fairtrial.nn.schedule import Schedule
+from fairtrial.nn.schedule import OptimConfig, Schedule
 from fairtrial.training.tiny.playing import Play
 from fairtrial.training.tiny.recipe import Habit, Recipe, Worlds
 
@@ -42,8 +42,9 @@ _BROAD = ("react", "native", "graph", "graph-read")
 
 RECIPE = Recipe(
     model={
-        "hidden": 96, "layers": 3, "pattern": "FFK", "softmax_conv": True, "intermediate": 192, "tied": True,
-        "init_std": 0.06, "heads": 3, "head_dim": 32, "kda_heads": 3, "kda_key_dim": 32, "kda_gate_rank": 16,
+        "hidden": 96, "layers": 3, "pattern": "FFK", "softmax_conv": True, "conv_width": 7, "intermediate": 192,
+        "tied": True, "init_std": 0.06, "heads": 3, "head_dim": 32, "kda_heads": 3, "kda_key_dim": 32,
+        "kda_gate_rank": 16,
     },
     worlds={"steps": _STEPS, "branches": _BRANCHES, "texts": _TEXTS, "prose": _PROSE},
     habits=(
@@ -88,9 +89,10 @@ RECIPE = Recipe(
     default="append",
     episodes=2000,
     own_episodes=300,
-    base_steps=800,
+    base_steps=4000,
     steps=2000,
-    schedule=Schedule(warmup=30, decay=700, floor=0.05),
+    optim=OptimConfig(lr=6e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    schedule=Schedule(warmup=30, decay=1700, floor=0.05),
 )  # fmt: skip
 """Each habit a model of 0.37 M parameters: two layers of full attention with a short convolution, then KDA. With one
 layer of full attention runs of many steps in one context were not learned."""

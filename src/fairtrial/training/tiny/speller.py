@@ -4,8 +4,9 @@ A small model copies: it finds where the last few tokens stood before and says w
 is to be said is put behind words that stand before it in the prompt too. Before it looks up the next question it says
 the last one again, for behind that one the next one stands; in its answer the question and all that leads from it stand
 before each value. Where it makes many calls at once it says of each question what is known and what is asked now, and
-then in a list what each call is about, so that a name is found behind its number or behind the name before it. Else it
-notes down what the last results say, as a fold where its policy folds, else in plain text.
+then in a list what each call is about. Before a name stands there what stood before it a few words earlier: the number
+of its question, or a letter where the name is a value that was found. Else it notes down what the last results say, as
+a fold where its policy folds, else in plain text, each fact behind the number of its question.
 
 For questions of the family "multi" of the world "wiki" in plain style.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fairtrial.agents.accounting import text_of
 from fairtrial.agents.context.folding import Folding
@@ -26,6 +27,7 @@ from fairtrial.agents.planners.planner import Planner
 from fairtrial.agents.reader import NAME as READ
 from fairtrial.models.model import Message
 from fairtrial.tasks.worlds.world import Episode, GoldStep
+from fairtrial.training.tiny.vocabulary import MARKS
 
 _LINE = re.compile(r"(?:last )?(\d+) [^?]+\?")
 DONE = "done"
@@ -55,7 +57,12 @@ class Speller(OracleModel):
             while chain[0].deps:
                 chain.insert(0, steps[chain[0].deps[0]])
             self._chains.append(chain)
+        (gold,) = self._golds.values()
         self._item = {step.id: at for at, chain in enumerate(self._chains, 1) for step in chain}
+        """The number of each step's question."""
+        self._numbers = {fact.words: self._item[step] for step in self._item for fact in gold.facts[step]}
+        """The number of the question that a fact is noted for, by its words."""
+        self._first = {chain[0].id for chain in self._chains}
 
     def _folds(self, *, ends: bool) -> bool:
         return True
@@ -76,24 +83,29 @@ class Speller(OracleModel):
         return " ".join([*said, *told])
 
     def _working(self, voice: Voice, gold: Gold, beliefs: Beliefs, steps: Sequence[GoldStep]) -> str:
-        """Of each question what is known of it, and what is asked; then each call's number and what it is about."""
-        asked = {self._item[step.id]: step for step in steps}
-        said = [part for item in self._lines for part in self._known(item, gold, beliefs, asked.get(item))]
+        """Of each question what is known of it, and what is asked; then each call's mark and what it is about."""
+        marks: dict[str, str] = {}
         node = 1
+        later = iter(MARKS)
         for step in steps:
-            said.append(f"{'last ' * (step is steps[-1])}{node} {gold.asked(step, beliefs).partition(' ')[0]}")
+            marks[step.id] = f"{node} " if step.id in self._first else f"{next(later, node)} "
             chain = self._chains[self._item[step.id] - 1]
             node += len(chain) - chain.index(step) if READ in voice.tools else 1
+        said = [part for item in self._lines for part in self._known(item, gold, beliefs, marks)]
+        for step in steps:
+            last = "last " * (step is steps[-1])
+            said.append(f"{last}{marks[step.id]}{gold.asked(step, beliefs).partition(' ')[0]}")
         return " ".join(said)
 
-    def _known(self, item: int, gold: Gold, beliefs: Beliefs, asked: GoldStep | None) -> Iterator[str]:
-        """A question, the facts on the way to its answer, and what a step asks."""
+    def _known(self, item: int, gold: Gold, beliefs: Beliefs, marks: Mapping[str, str]) -> Iterator[str]:
+        """A question, the facts on the way to its answer, and what a step asks, behind its letter if it has one."""
         yield self._lines[item]
         for step in self._chains[item - 1]:
-            if step is asked:
-                yield f"{gold.asked(step, beliefs)} ?"
+            asked = gold.asked(step, beliefs)
+            if step.id in marks:
+                yield f"{'' if step.id in self._first else marks[step.id]}{asked} ?"
                 return
-            yield f"{gold.asked(step, beliefs)} {beliefs.value(step.id)} ."
+            yield f"{asked} {beliefs.value(step.id)} ."
 
     def _answer(self, gold: Gold, beliefs: Beliefs, rng: random.Random) -> str:
         return " ; ".join(self._chain(number, gold, beliefs) for number in self._lines)
@@ -104,7 +116,10 @@ class Speller(OracleModel):
         if begin is None:
             return []
         results = "\n".join(text_of(message) for message in messages[begin:])
-        return [f"{words}{value} ." for words, value in dict.fromkeys(Beliefs(gold, results).notes())]
+        return [f"{words}{value} ." for words, value in self._needed(Beliefs(gold, results))]
+
+    def _needed(self, beliefs: Beliefs) -> Iterable[tuple[str, str]]:
+        return dict.fromkeys((f"{self._numbers[words]} {words}", value) for words, value in beliefs.notes())
 
     def _chain(self, number: int, gold: Gold, beliefs: Beliefs) -> str:
         """A question from its head to its answer, through every value between."""

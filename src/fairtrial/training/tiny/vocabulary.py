@@ -28,12 +28,16 @@ _FIRST = r"[BDFGKLMNPRSTVZ][aeiou]"
 _NAME = rf"(?:{_FIRST}|{_SMALL})(?:{_SMALL}){{2}}(?![A-Za-z0-9])"
 _ASKS = r"(?<= )\?"
 """The end of a question: a token of its own, so that what follows it is decided behind it."""
-_LAST = r"(?<![A-Za-z])last (?=\d)"
-"""What stands before the number of the last question: a token of its own for the same reason."""
+MARKS = "abcdefgh"
+"""Letters that a script puts before the names that it looks up in later hops."""
+_MARK = rf"(?<![A-Za-z0-9'_])[{MARKS}] (?={_FIRST}(?:{_SMALL}){{2}})"
+"""Such a letter with the space behind it, as digits have it."""
+_LAST = rf"(?<![A-Za-z])last (?=\d|{_MARK})"
+"""What stands before the number or letter of the last one: a token of its own for the same reason."""
 _ALONE = r"(?![A-Za-z0-9_])"
 _THING = rf"(?:(?:[b-z]|{'|'.join(ITEMS)}){_ALONE}|a(?= (?:[a-z]{_ALONE}|{'|'.join(ITEMS)}|[?:;]|to|and|at|in)|\n|<|$))"
 """A word of the lists that recipes work on; "a" only where it is no article."""
-_LISTED = rf" ?(?<![A-Za-z0-9'_]){_THING}"
+_LISTED = rf"(?! ?{_MARK}) ?(?<![A-Za-z0-9'_]){_THING}"
 _LEAST = 8
 """Times that a stretch must be seen."""
 _LONGEST = 2000
@@ -59,6 +63,7 @@ def _open_places() -> str:
     words = "|".join(sorted(map(re.escape, world_words()), key=len, reverse=True))
     return "|".join(
         (
+            _MARK,
             rf"(?:{steps})(?= (?:{_THING}|:)|\n|\d|$)",
             _LISTED,
             rf" ?(?<![A-Za-z])(?:{words})(?![A-Za-z]) ?",
@@ -123,14 +128,16 @@ def _single() -> Iterator[str]:
         yield from (thing, f" {thing}")
     yield from step_words()
     yield "last "
+    yield from (f"{mark} " for mark in MARKS)
     for digit in range(10):
         yield from (f"{digit} ", f"{digit}")
 
 
 def values(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of syllables, digits and relations, what facts are written with, and of "last " before the last number."""
+    """Ids of syllables, digits, marks and relations, what facts are written with, and of "last " before a number."""
     texts = [s for syllable in SYLLABLES for s in (syllable, syllable.capitalize())]
     texts += [f"{digit}{end}" for digit in range(10) for end in ("", " ")]
+    texts += [f"{mark} " for mark in MARKS]
     found = [*(tokenizer.encode(text) for text in texts), tokenizer.encode("last 1")[:1]]
     known = {ids[0] for ids in found if len(ids) == 1}
     return frozenset(known.union(*relation_forms(tokenizer)))
@@ -157,7 +164,7 @@ def _cutting(known: Sequence[str]) -> dict[str, Any]:
     pieces = [
         *(f"(?:{_bounded(text)})" for text in known),
         _open_places(),
-        r" (?=last \d)",
+        rf" (?=last \d|last {_MARK}|{_MARK})",
         r"\p{N} ?",
         rf" ?(?!{_NAME})\p{{L}}+",
         r" ?[^\s\p{L}\p{N}]+",
