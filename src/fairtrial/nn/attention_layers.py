@@ -66,10 +66,11 @@ class SoftmaxLayer(nn.Module):
         new_BTI = torch.cat([k_BTJE.flatten(-2), v_BTI], -1)
         rows = None if before is None else _rows(before["kv"]).append(new_BTI, call.lengths, call.packed)
         parts: list[Tensor] = []
-        for span in call.spans():
+        alone = call.pieces(new_BTI) if rows is None and not call.exact else None
+        for at, (q, span) in enumerate(zip(call.pieces(q_BTHE), call.spans(), strict=True)):
             first = 0 if rows is None else rows.first[span.sequence or 0]
-            kv_BSI = span.see(new_BTI, rows)
-            parts.append(self._attend(q_BTHE[span.batch, span.time], kv_BSI, span.start - first))
+            kv_BSI = span.see(new_BTI, rows) if alone is None else alone[at]
+            parts.append(self._attend(q, kv_BSI, span.start - first))
         if rows is not None:
             after["kv"] = rows if self.window is None else rows.last(self.window)
         return call.product(call.join(parts).flatten(-2), self.o_proj.weight), after

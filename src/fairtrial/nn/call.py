@@ -110,6 +110,12 @@ class Call:
                 yield Span(batch, slice(begin, begin + size), slice(first, begin + size), start + low, index)
             first += length if self.packed else 0
 
+    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The spans' tokens of x [B, T, ...]. Documents are split: gradients of slices would each fill a whole x."""
+        if self.packed and not self.exact:
+            return x.split(self.lengths, 1)
+        return tuple(x[span.batch, span.time] for span in self.spans())
+
     def join(self, parts: list[Tensor]) -> Tensor:
         """Outputs [B, T, ...] of the spans, put together as the input was."""
         if len(parts) == 1:
