@@ -94,5 +94,5 @@ RECIPE = Recipe(
     optim=OptimConfig(lr=6e-3, betas=(0.9, 0.98), weight_decay=0.01),
     schedule=Schedule(warmup=30, decay=1700, floor=0.05),
 )  # fmt: skip
-"""Each habit a model of 0.37 M parameters: two layers of full attention with a short convolution, then KDA. With one
+"""Each habit a model of 0.41 M parameters: two layers of full attention with a short convolution, then KDA. With one
 layer of full attention runs of many steps in one context were not learned."""
