@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard src/fai
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/fairtrial run recipes/fold.toml --set suite.world.n=40 --out runs/demo
+	$(BIN)/fairtrial run recipes/fold.toml --set suite.world.n=24 --out runs/demo
 
 test: setup
 	$(BIN)/python -m pytest -n 2 tests

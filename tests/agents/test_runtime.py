@@ -12,6 +12,7 @@ import pytest
 from fairtrial.agents.accounting import Estimate, account
 from fairtrial.agents.context.opening import open_policy
 from fairtrial.agents.context.rendering import LAST_TURN
+from fairtrial.agents.dialects import to_read
 from fairtrial.agents.log import Answered, Called, Limited, Noted, Planned, Rejected, Result
 from fairtrial.agents.planners.opening import open_planner
 from fairtrial.agents.planners.plan import Node, Plan
@@ -415,10 +416,11 @@ def test_readers_are_nodes_and_their_calls_are_logged_in_an_order_of_their_own()
 
     def one(slow):
         async def read(request):
-            document = request.messages[-1].content
-            for _ in range(200 if document.endswith(slow) else 1):
+            question, document = to_read(request.messages[-1].content)
+            assert question == "who?"
+            for _ in range(200 if document == slow else 1):
                 await asyncio.sleep(0)
-            return f"name of {document[-1]}"
+            return f"name of {document}"
 
         clock = SimulatedClock()
         reader = Reader(Says(read), 1, clock=clock, seconds=2.0)
