@@ -86,7 +86,7 @@ def _tiny(node: Mapping[str, Any], folder: Path, place: str) -> Iterator[tuple[s
 
 def _effect(effect: Mapping[str, Any]) -> str:
     low, high = effect["ci"]
-    return f"{effect['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{effect['estimate']:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
 
 
 def _fairtrial(*arguments: str) -> str:
