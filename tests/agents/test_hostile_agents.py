@@ -83,7 +83,7 @@ def test_a_spy_finds_the_skill_in_the_curated_arm_only_and_never_anything_of_the
     import hashlib
 
     port, reached = listener
-    folder = lab.task()
+    folder = lab.task(agent_s=300.0)  # the spy reads every file that it can
     canary = Path.home() / f".fairtrial-canary-{os.getpid()}"
     monkeypatch.setenv("HOST_CANARY_VARIABLE", "CANARY-value")
     skill_hash = hashlib.sha256((folder / "environment/skills/doubling/SKILL.md").read_bytes()).hexdigest()
@@ -109,7 +109,7 @@ def test_a_spy_finds_the_skill_in_the_curated_arm_only_and_never_anything_of_the
 
 
 def test_what_a_spy_reads_is_what_the_record_says_was_visible(lab, script):
-    lab.task()
+    lab.task(agent_s=300.0)
     agent = script(SPY)
     agent["command"] = [*agent["command"], "x" * 40, "0", "1"]
     record = lab.run(agent)
