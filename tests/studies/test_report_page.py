@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fairtrial.studies.report import wording
 from fairtrial.studies.report.html import render
 from fairtrial.studies.result import ArmResult, EffectResult, Mix, StudyResult
 
@@ -85,6 +86,12 @@ def test_the_page_stands_alone() -> None:
 def test_everything_is_escaped() -> None:
     page = render(result(HOSTILE))
     assert "<script>" not in page and "<img src=x" not in page and "49" not in re.findall(r">([^<]*PWNED[^<]*)<", page)
+
+
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    assert (wording.signed(-0.0002), wording.number(-0.0)) == ("+0.000", "0.000")
+    assert wording.interval((-0.0, 0.04), sign=True) == "[+0.000, +0.040]"
+    assert wording.interval((-0.0004, 0.04)) == "[0.000, 0.040]"
 
 
 def test_a_study_without_any_score_still_reports() -> None:

@@ -63,7 +63,7 @@ def _print(found: Calibration, path: Path) -> None:
         soft_wrap=True,
     )
     if found.real_p is not None:
-        console.print(f"  estimate {found.real_estimate:+.3f}, p = {found.real_p:.3f}", markup=False)
+        console.print(f"  estimate {found.real_estimate:+z.3f}, p = {found.real_p:.3f}", markup=False)
     console.print(
         f"\nSimulated from {whose}: {found.studies} studies of {found.tasks} tasks x {found.repeats} repeats for each "
         f"line, alpha {found.alpha:.2g}",
@@ -75,8 +75,8 @@ def _print(found: Calibration, path: Path) -> None:
         table.add_column(name, justify="left" if name == "reads as" else "right")
     for rate in found.rates:
         table.add_row(
-            f"{rate.planted:+.2f}",
-            f"{rate.achieved:+.3f}",
+            f"{rate.planted:+z.2f}",
+            f"{rate.achieved:+z.3f}",
             f"{100 * rate.found:.1f} %",
             f"[{100 * rate.found_ci[0]:.1f}, {100 * rate.found_ci[1]:.1f}]",
             f"{100 * rate.covered:.1f} %",

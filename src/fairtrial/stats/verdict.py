@@ -88,7 +88,7 @@ def _sentence(
 ) -> str:
     arm, control = names
     scale, unit = (100.0, " points") if effect.bounded else (1.0, "")
-    size = f"{effect.estimate * scale:+.{_digits(scale)}}{unit}"
+    size = f"{effect.estimate * scale:+z.{_digits(scale)}}{unit}"
     units = f"{effect.n_tasks} task{'s' * (effect.n_tasks != 1)}"
     if effect.families is not None:
         units += f" in {effect.n_clusters} famil{'ies' if effect.n_clusters != 1 else 'y'}"
@@ -126,7 +126,7 @@ def _interval(effect: Effect, scale: float) -> str:
         return "no interval"
     low, high = effect.interval.low * scale, effect.interval.high * scale
     digits = _digits(scale)
-    return f"{effect.confidence * 100:g} % interval {low:+.{digits}} to {high:+.{digits}}"
+    return f"{effect.confidence * 100:g} % interval {low:+z.{digits}} to {high:+z.{digits}}"
 
 
 def _digits(scale: float) -> str:

@@ -68,7 +68,7 @@ def check_gate(gate: str, result: StudyResult, on: GateOn = "estimate") -> GateR
         value = interval[0] if op.startswith(">") else interval[1]
     else:
         value = estimate
-    shown = f"{what} = {estimate:+.3f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
+    shown = f"{what} = {estimate:+z.3f}" + (f" [{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else "")
     return GateResult(gate, _OPS[op](value, limit), f"{shown}, wanted {op} {limit:+g} on the {on}")
 
 

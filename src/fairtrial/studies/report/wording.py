@@ -32,19 +32,19 @@ def method(effect: EffectResult) -> str:
 
 def number(value: float | None) -> str:
     """0.123, or a dash where there is none."""
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"
 
 
 def signed(value: float | None) -> str:
     """+0.123."""
-    return "-" if value is None else f"{value:+.3f}"
+    return "-" if value is None else f"{value:+z.3f}"
 
 
 def interval(ci: tuple[float, float] | None, sign: bool = False) -> str:
     """[low, high]."""
     if ci is None:
         return "-"
-    return f"[{ci[0]:+.3f}, {ci[1]:+.3f}]" if sign else f"[{ci[0]:.3f}, {ci[1]:.3f}]"
+    return f"[{ci[0]:+z.3f}, {ci[1]:+z.3f}]" if sign else f"[{ci[0]:z.3f}, {ci[1]:z.3f}]"
 
 
 def p_value(p: float | None) -> str:
