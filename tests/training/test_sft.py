@@ -389,13 +389,13 @@ def test_what_is_refused_is_said_in_one_line_and_leaves_nothing(
         (lab / "native", ("--set", "purposes=[]"), '"purposes"'),
         (tmp_path / "nope", (), "no such file; put the model's tokenizer beside its weights"),
     ):
-        out = tmp_path / "out"
+        out = tmp_path / "runs" / "out"
         with pytest.raises(SystemExit) as ended:
             main(["train", "sft", str(tmp_path / "silent.jsonl"), "--model", f"native:{model}", "--out", str(out),
                   "--quiet", *more])  # fmt: skip
         complaint = capsys.readouterr().err.splitlines()
         assert ended.value.code == 2 and len(complaint) == 1 and said in complaint[0], complaint
-        assert not out.exists()
+        assert not out.parent.exists()
 
 
 def test_held_out_runs_are_scored_and_never_trained_on(lab: Path, tmp_path: Path) -> None:

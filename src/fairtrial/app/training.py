@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,10 +84,10 @@ def need_torch() -> None:
 
 @contextmanager
 def held(out: Path) -> Generator[None]:
-    """The folder of a run, made and locked; a new one is gone again where the run was refused before its first step."""
+    """The folder of a run, made and locked; new folders go again where the run is refused before its first step."""
     from fairtrial.store.disk import Lock, storing
 
-    new = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out / "lock")
@@ -96,6 +96,9 @@ def held(out: Path) -> Generator[None]:
     except UserError:
         if new and not (out / "metrics.jsonl").exists():
             shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # somebody else's file is in it by now
+                for folder in new[1:]:
+                    folder.rmdir()
         raise
     finally:
         lock.release()
