@@ -2,7 +2,7 @@
 
 usage: python benchmarks/tiny.py [--folder runs/tiny] [--retrain [--seed N]] [--episodes 100] [--save]
 
-Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: an hour or more, by
+Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: one to two hours, by
 the machine; what is in it already is kept. Saved as "tiny", or with --seed as "tiny-seed-N".
 """
 

@@ -244,7 +244,7 @@ def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
         return Lesson(ids, weights)
 
     model = untrained(made, tokenizer)
-    Learner(model, Renamer(tokenizer), made).learn([lesson() for _ in range(400)], made.steps)
+    Learner(model, Renamer(tokenizer), made, total=made.steps).learn([lesson() for _ in range(400)], made.steps)
     right = []
     for one in (lesson() for _ in range(20)):
         said = model(torch.from_numpy(one.ids[None, :-1].astype(np.int64))).logits[0].argmax(-1).numpy()
@@ -342,6 +342,10 @@ def test_trainings_end_with_the_process_that_asked_for_them(tmp_path: Path) -> N
         ({"worlds": {}}, 'there is no world "multi"'),
         ({"default": "fly"}, 'default: there is no habit "fly"'),
         ({"tests": {"a": {"world": {}, "habits": ["fly"]}}}, 'tests: a: there is no habit "fly"'),
+        (
+            {"habits": [{"name": "append", "worlds": ["multi"], "steps": 9}, {"name": "fold", "worlds": ["multi"]}]},
+            r'those of the world "multi" have unequal steps: \[1, 9\]',
+        ),
     ],
 )
 def test_a_recipe_names_what_is_wrong_with_it(changes: dict[str, object], message: str) -> None:

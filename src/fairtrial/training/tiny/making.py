@@ -99,7 +99,8 @@ def make(
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
         (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-    say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
+    steps = " or ".join(map(str, sorted({recipe.steps_of(habit) for habit in recipe.habits})))
+    say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {steps} steps each")
     if recipe.base_steps and not (folder / BASE).exists():
         runs = [run for of_habit in samples.values() for run in of_habit]
         lessons = lessons_of(recipe, tokenizer, runs, read)
@@ -141,7 +142,7 @@ def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, fold
     torch.set_num_threads(1)
     model = untrained(recipe, tokenizer).to(device)
     held = Schedule(kind="constant", warmup=recipe.schedule.warmup)
-    learner = Learner(model, Renamer(tokenizer), recipe, recipe.base_optim, held)
+    learner = Learner(model, Renamer(tokenizer), recipe, recipe.base_optim, held, total=recipe.base_steps)
     try:
         learner.learn(lessons, recipe.base_steps, watch=_watched(folder / f"{BASE}.log", began))
     finally:
@@ -158,16 +159,17 @@ def train(recipe: Recipe, name: str, folder: Path, device: str = "cpu") -> Train
     model = hub.load(folder / BASE) if recipe.base_steps else untrained(recipe, tokenizer)
     runs, read = played(recipe, habit), reads(recipe, habit)
     model.to(device)
-    learner = Learner(model, Renamer(tokenizer), recipe)
+    steps = recipe.steps_of(habit)
+    learner = Learner(model, Renamer(tokenizer), recipe, total=steps)
     tried = recipe.own_episodes if habit.plays else 0
-    first = round(recipe.own_after * recipe.steps) if tried else recipe.steps
+    first = round(recipe.own_after * steps) if tried else steps
     log = folder / f"{name}.log"
     learner.learn(lessons_of(recipe, tokenizer, runs, read), first, watch=_watched(log, began))
     mine: list[Run] = []
     if tried:
         mine = asyncio.run(_own(recipe, habit, model.cpu(), tokenizer))
         model.to(device)
-        learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), recipe.steps - first, watch=_watched(log, began))
+        learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), steps - first, watch=_watched(log, began))
     shutil.rmtree(folder / name, ignore_errors=True)
     store(model.cpu(), folder / name)
     done = Trained(
