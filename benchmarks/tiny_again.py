@@ -21,6 +21,7 @@ from typing import Any
 from machine import machine, save
 
 from fairtrial.models.embedded.kind import WEIGHTS
+from fairtrial.studies.report import wording
 from fairtrial.training.tiny import card
 
 FAIRTRIAL = str(Path(sys.executable).parent / "fairtrial")
@@ -85,8 +86,7 @@ def _tiny(node: Mapping[str, Any], folder: Path, place: str) -> Iterator[tuple[s
 
 
 def _effect(effect: Mapping[str, Any]) -> str:
-    low, high = effect["ci"]
-    return f"{effect['estimate']:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+    return f"{wording.signed(effect['estimate'])} {wording.interval(effect['ci'], sign=True)}"
 
 
 def _fairtrial(*arguments: str) -> str:

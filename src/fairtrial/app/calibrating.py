@@ -53,6 +53,7 @@ def _print(found: Calibration, path: Path) -> None:
     from rich.table import Table
 
     from fairtrial.studies.report.terminal import open_console
+    from fairtrial.studies.report.wording import signed
 
     console = open_console()
     named, whose = (f" ({found.arm})", f"the scores of {found.arm}") if found.arm else ("", "the control's own scores")
@@ -63,7 +64,7 @@ def _print(found: Calibration, path: Path) -> None:
         soft_wrap=True,
     )
     if found.real_p is not None:
-        console.print(f"  estimate {found.real_estimate:+z.3f}, p = {found.real_p:.3f}", markup=False)
+        console.print(f"  estimate {signed(found.real_estimate)}, p = {found.real_p:.3f}", markup=False)
     console.print(
         f"\nSimulated from {whose}: {found.studies} studies of {found.tasks} tasks x {found.repeats} repeats for each "
         f"line, alpha {found.alpha:.2g}",
@@ -76,7 +77,7 @@ def _print(found: Calibration, path: Path) -> None:
     for rate in found.rates:
         table.add_row(
             f"{rate.planted:+z.2f}",
-            f"{rate.achieved:+z.3f}",
+            signed(rate.achieved),
             f"{100 * rate.found:.1f} %",
             f"[{100 * rate.found_ci[0]:.1f}, {100 * rate.found_ci[1]:.1f}]",
             f"{100 * rate.covered:.1f} %",

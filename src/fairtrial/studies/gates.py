@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fairtrial.core.errors import UserError, did_you_mean
+from fairtrial.studies.report import wording
 from fairtrial.studies.result import StudyResult
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._/@+-]*"
@@ -68,7 +69,7 @@ def check_gate(gate: str, result: StudyResult, on: GateOn = "estimate") -> GateR
         value = interval[0] if op.startswith(">") else interval[1]
     else:
         value = estimate
-    shown = f"{what} = {estimate:+z.3f}" + (f" [{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else "")
+    shown = f"{what} = {wording.signed(estimate)}" + (f" {wording.interval(interval, sign=True)}" if interval else "")
     return GateResult(gate, _OPS[op](value, limit), f"{shown}, wanted {op} {limit:+g} on the {on}")
 
 

@@ -56,15 +56,15 @@ def _recipe(given: argparse.Namespace) -> Recipe:
             raise UserError(f"{path}: no recipe: {error}") from None
         recipe = parse(Recipe, data, where=str(path))
     changes = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
-    data = {**recipe.model_dump(), **changes}
     if given.steps is not None:
-        data["habits"] = [{**habit, "steps": None} for habit in data["habits"]]
+        habits = tuple(habit.model_copy(update={"steps": None}) for habit in recipe.habits)
+        recipe = recipe.model_copy(update={"habits": habits})
+    data = {**recipe.model_dump(), **changes}
     wanted: list[str] = given.habits
     if given.test_only and not wanted:
         wanted = [habit.name for habit in recipe.habits if (given.folder / habit.name).is_dir()]
     if wanted:
-        known = {habit["name"]: habit for habit in data["habits"]}
-        data["habits"] = [known[recipe.habit(name).name] for name in wanted]
+        data["habits"] = [recipe.habit(name).model_dump() for name in wanted]
         data["default"] = recipe.default if recipe.default in wanted else wanted[0]
         tests = {name: (test, [each for each in test.habits if each in wanted]) for name, test in recipe.tests.items()}
         data["tests"] = {name: {"world": test.world, "habits": kept} for name, (test, kept) in tests.items() if kept}

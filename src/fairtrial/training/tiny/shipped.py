@@ -40,7 +40,7 @@ _PROSE: dict[str, Any] = {
 _LONG = ("append", "summarise-at", "rewrite", "fold", "fold-fixed", "fold-random")
 _BROAD = ("react", "native", "graph", "graph-read")
 _BROAD_STEPS = 4000
-"""Of habits for questions of many branches: twice the others', as half of their lessons are twice as long."""
+"""Of habits for questions of many branches: twice the others'; their longest lessons are two to four times as long."""
 
 RECIPE = Recipe(
     model={
