@@ -227,5 +227,6 @@ def test_an_opened_network_is_flagged_and_a_difference_between_arms_reported(lab
     kind = AgentTrial()
     kind.check(lab.suite(), {"a": lab.arm("nop"), "b": lab.arm(agent)}, lab.root)
     assert "do not have the same network (a: as the task, b: public)" in caplog.text
-    assert kind.describe(lab.arm(agent))["network"] == "public, whatever the task says"
-    assert kind.describe(lab.arm("nop", skills="curated"))["skills"] == "curated: the task's own folder, read-only"
+    assert kind.describe(lab.suite(), lab.arm(agent), lab.root)["network"] == "public, whatever the task says"
+    told = kind.describe(lab.suite(), lab.arm("nop", skills="curated"), lab.root)
+    assert told["skills"] == "curated: the task's own folder, read-only"

@@ -83,6 +83,10 @@ class Plain:
         pass
 
     @staticmethod
+    def files(settings, base):
+        return ()
+
+    @staticmethod
     def open(settings, base):
         return Plain()
 """
@@ -216,6 +220,33 @@ def test_the_same_study_twice_leaves_the_same_records(tmp_path):
     details = [json.loads(record)["details"] for record in first]
     assert all(each["time"]["makespan_s"] > 1 for each in details)
     assert any(each["rejected"] for each in details) and any(each["tools"]["outcomes"].get("error") for each in details)
+
+
+def test_a_run_is_not_continued_with_other_files_of_a_model(tmp_path):
+    (tmp_path / "says.toml").write_text('replies = ["<answer>Rome"]\nafter = "last"\n')
+    for name in ("reads", "writes"):
+        (tmp_path / name).write_text(f'replies = ["{name}"]\nafter = "last"\n')
+    data = {
+        "title": "once",
+        "kind": "episode",
+        "suite": {"world": WIKI, "model": f"scripted:{tmp_path / 'says.toml'}", "turns": 2},
+        "arms": {
+            "plain": {"control": True},
+            "more": {"reader": f"scripted:{tmp_path / 'reads'}", "differs": ["reader"]},
+        },
+        "limits": {"calls": 20},
+    }
+    study = Study.model_validate(data)
+    study.run(tmp_path / "run")
+    (tmp_path / "reads").write_bytes((tmp_path / "writes").read_bytes())
+    told = r'holds another study \(arms.more.files: "model (\w{16}), reader \w{16}" -> "model \1, reader \w{16}"\)'
+    with pytest.raises(UserError, match=told):
+        study.run(tmp_path / "run")
+    (tmp_path / "reads").write_text('replies = ["reads"]\nafter = "last"\n')
+    study.run(tmp_path / "run")
+    with RunDir.open(tmp_path / "run") as run:
+        assert len(list(run.records())) == 4
+        assert run.manifest["arms"]["plain"]["files"] == run.manifest["arms"]["more"]["files"].split(",")[0]
 
 
 def test_limits_are_the_same_in_all_arms_or_the_difference_has_a_name(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ from fairtrial.models.embedded.kind import WEIGHTS, Tiny, TinySettings
 from fairtrial.models.embedded.model import EmbeddedModel
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling
 from fairtrial.models.native.model import digest
-from fairtrial.models.opening import check_model, open_model
+from fairtrial.models.opening import check_model, files_digest, open_model
 from fairtrial.training.tiny import vocabulary
 
 SMALL: dict[str, Any] = {
@@ -394,3 +395,16 @@ def test_an_arm_of_a_study_may_say_tiny_and_nothing_else(tmp_path: Path):
             check("tiny")
     with pytest.raises(UserError, match='arm "a": model: "tinny" is neither KIND:TEXT nor "oracle"'):
         check("tinny")
+
+
+def test_files_are_those_of_the_habits_that_can_be_asked(folder: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    fold, every = {"kind": "tiny", "path": str(copy), "habit": "fold"}, f"tiny:{copy}"
+    before = files_digest(fold, tmp_path), files_digest(every, tmp_path)
+    (copy / "CARD.md").write_text("other words")
+    weights = (copy / "append" / "model.safetensors").read_bytes()
+    (copy / "append" / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert files_digest(fold, tmp_path) == before[0]
+    assert files_digest(every, tmp_path) != before[1]
+    assert files_digest("oracle-player", tmp_path) is None

@@ -19,7 +19,7 @@ from fairtrial.models.activations import Edit, Site, activations  # noqa: E402
 from fairtrial.models.hf.kind import HuggingFaceSettings  # noqa: E402
 from fairtrial.models.hf.model import HuggingFaceModel  # noqa: E402
 from fairtrial.models.model import ContextTooLongError, Message, Pair, Request, Sampling, UnsupportedError  # noqa: E402
-from fairtrial.models.opening import open_model  # noqa: E402
+from fairtrial.models.opening import check_model, open_model  # noqa: E402
 from fairtrial.models.worker import QueueFullError  # noqa: E402
 
 torch.set_num_threads(1)
@@ -403,6 +403,8 @@ def copied(folder, target, *, without=()):
 
 def test_folders_that_cannot_be_opened_end_in_one_line(folder, tmp_path):
     assert "no such folder" in one_line(lambda: opened(tmp_path / "nothing"))
+    assert "m: path: /typo: no such folder" in one_line(lambda: check_model("hf:typo", Path("/"), where="m"))
+    check_model("hf:owner/name", Path("/"))  # the hub may have it
     assert "config.json: no such file" in one_line(
         lambda: opened(copied(folder, tmp_path / "a", without=["config.json"]))
     )

@@ -46,7 +46,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import check_model, model_settings, open_model
+from fairtrial.models.opening import check_model, files_digest, model_settings, open_model
 from fairtrial.tasks.worlds.world import Episode, World
 
 ModelSpec = str | dict[str, Any]
@@ -133,6 +133,13 @@ def model_of(suite: EpisodeSuite, arm: EpisodeArm, where: str = "arm") -> ModelS
     return spec
 
 
+def _models(suite: EpisodeSuite, arm: EpisodeArm) -> dict[str, ModelSpec]:
+    """All models that an arm asks, by what for. Raises UserError where it has none."""
+    creator = skill_settings(arm.skills, "skills").creator
+    asked = {"model": model_of(suite, arm), "reader": effective(suite, arm).reader, "skills: creator": creator}
+    return {what: spec for what, spec in asked.items() if spec is not None}
+
+
 def check_equal(suite: EpisodeSuite, arms: Mapping[str, EpisodeArm]) -> None:
     """Refuse (UserError) arms that differ in a limit without saying so, or that say so and do not."""
     for name, arm in arms.items():
@@ -189,10 +196,8 @@ class EpisodeTrial:
             creator = skills.creator or (model if skills.id in WRITTEN else None)
             if creator is not None and _oracle(creator, f'arm "{name}"') is not None:
                 raise UserError(f'arm "{name}": skills: the oracle writes no skills; name a creator that can')
-            for what, spec in (("model", model), ("reader", settings.reader), ("skills: creator", skills.creator)):
+            for what, spec in _models(common, arm).items():
                 where = f'arm "{name}": {what}'
-                if spec is None:
-                    continue
                 if _oracle(spec, where) is None:
                     if isinstance(spec, str) and ":" not in spec and spec not in registry.names("models"):
                         raise UserError(f'{where}: "{spec}" is neither KIND:TEXT nor "{ORACLE}", the world\'s own')
@@ -229,7 +234,7 @@ class EpisodeTrial:
         }
         return Work("fairtrial.agents.episode:open_worker", settings)
 
-    def describe(self, arm: Config) -> Mapping[str, str]:
+    def describe(self, suite: Config, arm: Config, base: Path) -> Mapping[str, str]:
         """What the arm is made of, and where it differs from the others."""
         mine = _arm(arm)
         named = ("model", "policy", "planner", "execution")
@@ -238,6 +243,10 @@ class EpisodeTrial:
             facts["streaming"] = "true"
         if mine.skills != "none":
             facts["skills"] = _shown(mine.skills)
+        specs = {what: spec for what, spec in _models(_suite(suite), mine).items() if _oracle(spec, what) is None}
+        digests = {what: files_digest(spec, base, where=what) for what, spec in specs.items()}
+        if told := ", ".join(f"{what} {found}" for what, found in digests.items() if found is not None):
+            facts["files"] = told
         return facts | {f"differs: {name}": _shown(getattr(mine, name)) for name in mine.differs}
 
     def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:

@@ -89,6 +89,11 @@ class Gold:
         Gold.open(settings, base)
 
     @staticmethod
+    def files(settings: GoldSettings, base: Path) -> tuple[Path, ...]:
+        """The questions and the documents."""
+        return tuple(base / name for name in (*settings.questions, settings.documents) if name is not None)
+
+    @staticmethod
     def open(settings: GoldSettings, base: Path) -> Model:
         """The model. Raises UserError for files that cannot be used."""
         world = Documents(DocumentsSettings(questions=settings.questions, documents=settings.documents), base)

@@ -74,6 +74,12 @@ class OraclePlayer:
         OraclePlayer.open(settings, base)
 
     @staticmethod
+    def files(settings: OracleSettings, base: Path) -> tuple[Path, ...]:
+        """None: it is a script, and the world is in the settings."""
+        del settings, base
+        return ()
+
+    @staticmethod
     def open(settings: OracleSettings, base: Path) -> OracleModel:
         """The model. Raises UserError for a planner, policy or world that there is not, or that it cannot play."""
         from fairtrial.agents.episode import open_world

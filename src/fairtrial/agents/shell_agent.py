@@ -29,7 +29,7 @@ from fairtrial.core.config import Config
 from fairtrial.core.errors import LimitExceeded, UserError
 from fairtrial.core.redact import Redactor
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import check_model, model_settings, open_model
+from fairtrial.models.opening import check_model, files_digest, model_settings, open_model
 from fairtrial.tasks.sandbox.api import Box
 from fairtrial.tasks.task import Step, Task
 
@@ -159,7 +159,7 @@ class Shell:
         return open_planner(self.settings.planner, where='agent "shell": planner')
 
     def describe(self) -> Mapping[str, str]:
-        """Model, policy, planner and tools."""
+        """Model, policy, planner and tools; the digest of a local model's files."""
         settings = self.settings
         facts = {
             "agent": f"shell: {', '.join(settings.tools)}; at most {settings.turns} turns",
@@ -167,6 +167,8 @@ class Shell:
             "policy": _short(settings.policy, "id"),
             "planner": _short(settings.planner, "id"),
         }
+        if (found := files_digest(settings.model, self._base)) is not None:
+            facts["files"] = f"model {found}"
         if settings.mcp:
             facts["mcp"] = f"{', '.join(settings.mcp)} (outside of the box)"
         return facts

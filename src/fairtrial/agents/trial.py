@@ -32,7 +32,7 @@ from fairtrial.core.redact import Redactor
 from fairtrial.core.trajectory import Trajectory
 from fairtrial.core.trial import Job, Refusal, TaskInfo, TrialContext, Work
 from fairtrial.models.model import Model, Sampling
-from fairtrial.models.opening import check_model, open_model
+from fairtrial.models.opening import check_model, files_digest, open_model
 from fairtrial.tasks.gate import Proof, Proofs, Rule, prove, refusal, warnings
 from fairtrial.tasks.harbor.image import build_image, verifier_tools
 from fairtrial.tasks.sandbox.api import Sandbox
@@ -153,13 +153,17 @@ class AgentTrial:
         }
         return Work("fairtrial.agents.trial:open_worker", settings, mode="async")
 
-    def describe(self, arm: Config) -> Mapping[str, str]:
-        """Agent, skills and network of an arm."""
+    def describe(self, suite: Config, arm: Config, base: Path) -> Mapping[str, str]:
+        """Agent, skills, network and files of an arm."""
         chosen = _arm(arm)
-        agent = open_agent(chosen.agent, Path())
+        agent = open_agent(chosen.agent, base)
         known = {"none": "none: not readable in the box", "curated": "curated: the task's own folder, read-only"}
         skills = chosen.skills if isinstance(chosen.skills, str) else canonical_json(chosen.skills).decode()
-        return {"network": "as the task", "skills": known.get(skills, skills), **agent.describe()}
+        facts = {"network": "as the task", "skills": known.get(skills, skills), **agent.describe()}
+        creator = skill_settings(_skills(chosen), "skills").creator
+        if creator is not None and (found := files_digest(creator, base, where="skills: creator")) is not None:
+            facts["creator's files"] = found
+        return facts
 
     def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:
         """The reward; what else a verifier scores is known only when it has run."""

@@ -132,8 +132,11 @@ class TrialKind(Protocol):
         """How workers are built; `settings` must be JSON."""
         ...
 
-    def describe(self, arm: Config) -> Mapping[str, str]:
-        """Short facts about an arm for reports (agent, skills, what it may see ...)."""
+    def describe(self, suite: Config, arm: Config, base: Path) -> Mapping[str, str]:
+        """Short facts about an arm for reports (agent, skills, what it may see ...), and what a resume is held to.
+
+        So digests of files that its outcomes follow from belong here, such as those of a local model's weights.
+        """
         ...
 
     def measures(self, suite: Config, base: Path) -> Mapping[str, bool]:

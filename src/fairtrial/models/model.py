@@ -294,6 +294,11 @@ class ModelKind(Protocol):
         ...
 
     @staticmethod
+    def files(settings: Any, base: Path) -> Sequence[Path]:
+        """The local files that its replies follow from beside its settings; none where they are somewhere else."""
+        ...
+
+    @staticmethod
     def open(settings: Any, base: Path) -> Model:
         """The model, ready to answer; `base` is the folder that relative paths start from. Raises UserError."""
         ...

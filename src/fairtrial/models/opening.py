@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fairtrial.core import registry
 from fairtrial.core.config import Config, parse
 from fairtrial.core.errors import UserError
+from fairtrial.core.ids import digest, file_digest
 from fairtrial.models.model import Model, ModelKind
 
 
@@ -50,6 +52,32 @@ def check_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "mode
         kind.check(settings, base)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def files_digest(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> str | None:
+    """Of the local files that a model's replies follow from: 16 hex digits; None where there are none.
+
+    Raises UserError for a model that cannot be opened, as far as `check_model` sees it.
+    """
+    kind, settings = model_settings(spec, where=where)
+    found = [inner for path in kind.files(settings, base) for inner in _inside(path)]
+    return digest([(path.name, _content(path, *_state(path))) for path in found])[:16] if found else None
+
+
+def _inside(path: Path) -> list[Path]:
+    return sorted(inner for inner in (path.rglob("*") if path.is_dir() else (path,)) if inner.is_file())
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@cache
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    """The digest of a file, which several arms may share."""
+    del size, changed_ns
+    return file_digest(path)
 
 
 def open_model(spec: str | Mapping[str, Any], base: Path, *, where: str = "model") -> Model:

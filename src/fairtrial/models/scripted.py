@@ -137,6 +137,11 @@ class Scripted:
         Scripted.open(settings, base)
 
     @staticmethod
+    def files(settings: ScriptedSettings, base: Path) -> tuple[Path, ...]:
+        """The script, where it is a file."""
+        return () if settings.path is None else (base / settings.path,)
+
+    @staticmethod
     def open(settings: ScriptedSettings, base: Path) -> ScriptedModel:
         """The model. Raises UserError for a file that is not a script, or a script that says nothing."""
         given = settings.model_dump(exclude_unset=True, exclude={"path"})

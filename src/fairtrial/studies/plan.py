@@ -48,7 +48,7 @@ def manifest(bound: BoundStudy, tasks: Sequence[TaskInfo], created: str) -> dict
         "planned": len(tasks) * bound.study.repeats * len(bound.study.arms),
         "tasks": [{"id": task.id, "digest": task.digest, "family": task.family, "tags": task.tags} for task in tasks],
         "order": list(bound.study.arms),
-        "arms": {name: dict(bound.kind.describe(arm)) for name, arm in bound.arms.items()},
+        "arms": {name: dict(bound.kind.describe(bound.suite, arm, bound.base)) for name, arm in bound.arms.items()},
         "machine": {
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",

@@ -88,7 +88,7 @@ class PlantedTrial:
             {"suite": suite.model_dump(), "arms": {name: arm.model_dump() for name, arm in arms.items()}},
         )
 
-    def describe(self, arm: Config) -> Mapping[str, str]:
+    def describe(self, suite: Config, arm: Config, base: Path) -> Mapping[str, str]:
         """The planted truth."""
         settings = parse(PlantedArm, arm.model_dump(), where="arm")
         return {"planted effect": f"{settings.effect:+g}", "injected errors": f"{settings.errors:g}"}

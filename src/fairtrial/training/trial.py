@@ -81,7 +81,7 @@ class TrainingTrial:
         }
         return Work("fairtrial.training.trial:open_worker", settings, mode="process")
 
-    def describe(self, arm: Config) -> Mapping[str, str]:
+    def describe(self, suite: Config, arm: Config, base: Path) -> Mapping[str, str]:
         """Pattern, selection and training of an arm."""
         chosen = _arm(arm)
         stages = [f"{chosen.steps} steps" if chosen.steps else "the suite's steps"]

@@ -57,6 +57,12 @@ class Follower:
         Follower.open(settings, base)
 
     @staticmethod
+    def files(settings: FollowerSettings, base: Path) -> tuple[Path, ...]:
+        """None: it is a script."""
+        del settings, base
+        return ()
+
+    @staticmethod
     def open(settings: FollowerSettings, base: Path) -> FollowerModel:
         """The model. Raises UserError for a planner or policy that there is not."""
         del base

@@ -11,7 +11,7 @@ from pydantic import Field
 from fairtrial.core.config import Config
 from fairtrial.core.errors import UserError, did_you_mean
 from fairtrial.models.embedded import index
-from fairtrial.models.native.kind import DecodingSettings
+from fairtrial.models.native.kind import DecodingSettings, model_files
 
 if TYPE_CHECKING:
     from fairtrial.models.embedded.model import EmbeddedModel
@@ -40,6 +40,14 @@ class Tiny:
     def check(settings: Any, base: Path) -> None:
         """Whether torch is there, the folder is whole, and it has the habit."""
         _found(settings, base)
+
+    @staticmethod
+    def files(settings: Any, base: Path) -> tuple[Path, ...]:
+        """The index, the tokenizer, and the habits that can be asked: all of them where none is named."""
+        folder, found = _found(settings, base)
+        habits = [settings.habit] if settings.habit is not None else sorted(found.habits)
+        models = [path for habit in habits for path in model_files(folder / found.habits[habit].folder)]
+        return (folder / index.FILE, folder / found.tokenizer, *models)
 
     @staticmethod
     def open(settings: Any, base: Path) -> EmbeddedModel:

@@ -50,6 +50,12 @@ class Anthropic:
         read_key(settings, ANTHROPIC)
 
     @staticmethod
+    def files(settings: Any, base: Path) -> tuple[Path, ...]:
+        """None: the server has them."""
+        del settings, base
+        return ()
+
+    @staticmethod
     def open(settings: Any, base: Path) -> AnthropicModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
         return AnthropicModel(settings, read_key(settings, ANTHROPIC))

@@ -55,6 +55,12 @@ class OpenAI:
         read_key(settings, OPENAI)
 
     @staticmethod
+    def files(settings: Any, base: Path) -> tuple[Path, ...]:
+        """None: the server has them."""
+        del settings, base
+        return ()
+
+    @staticmethod
     def open(settings: Any, base: Path) -> OpenAIModel:
         """The model, its key read from the environment. Raises UserError naming the variable where it is missing."""
         return OpenAIModel(settings, read_key(settings, OPENAI))

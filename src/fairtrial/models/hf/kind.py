@@ -41,6 +41,17 @@ class HuggingFaceSettings(Config):
     one padded batch, which is faster, and rounding (1e-6 relative in fp32) depends on the company."""
 
 
+def local(path: str, base: Path) -> Path | None:
+    """The folder that a path names; None: it is a name on the hub. Raises UserError where it is neither."""
+    folder = base / Path(path).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    parts = path.split("/")
+    if path[:1] in "./~" or len(parts) != 2 or not all(parts):
+        raise UserError(f"path: {folder}: no such folder; name a folder with config.json, safetensors and a tokenizer")
+    return None
+
+
 class HuggingFace:
     """Opens models of transformers."""
 
@@ -49,8 +60,15 @@ class HuggingFace:
 
     @staticmethod
     def check(settings: Any, base: Path) -> None:
-        """Nothing: whether a name is a folder or a model on the hub shows only when it is opened."""
-        del settings, base
+        """Whether there is such a folder; whether the hub has a model of a name shows only when it is opened."""
+        local(settings.path, base)
+
+    @staticmethod
+    def files(settings: Any, base: Path) -> tuple[Path, ...]:
+        """What lies in the folder and in the adapter's; a name on the hub says itself what is meant."""
+        folder = local(settings.path, base)
+        adapter = None if settings.adapter is None else base / Path(settings.adapter).expanduser()
+        return tuple(path for each in (folder, adapter) if each is not None for path in sorted(each.glob("*.*")))
 
     @staticmethod
     def open(settings: Any, base: Path) -> HuggingFaceModel:

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from fairtrial.core.errors import UserError, one_line
-from fairtrial.models.hf.kind import HuggingFaceSettings
+from fairtrial.models.hf.kind import HuggingFaceSettings, local
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
@@ -44,14 +44,11 @@ def open_tokenizer(settings: HuggingFaceSettings, base: Path) -> tuple[Any, str]
 
 def _source(path: str, base: Path) -> tuple[str, str]:
     """What transformers is to load, and its name."""
-    folder = base / Path(path).expanduser()
-    if folder.is_dir():
-        _check(folder)
-        return str(folder.resolve()), folder.resolve().name
-    parts = path.split("/")
-    if path[:1] in "./~" or len(parts) != 2 or not all(parts):
-        raise UserError(f"path: {folder}: no such folder; name a folder with config.json, safetensors and a tokenizer")
-    return path, path
+    folder = local(path, base)
+    if folder is None:
+        return path, path
+    _check(folder)
+    return str(folder), folder.name
 
 
 def _check(folder: Path) -> None:

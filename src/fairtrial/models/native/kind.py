@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from fairtrial.models.native.model import NativeModel
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Configuration and weights of a folder."""
+    return sorted([folder / "config.json", *folder.glob("*.safetensors")])
+
+
 class DecodingSettings(Config):
     """How models of our own family decode."""
 
@@ -62,6 +67,13 @@ class Native:
             raise UserError(f"{folder}: no such folder; a native model is a folder with config.json and safetensors")
         if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
             raise UserError(f"{folder}: the folder of a training run; its model is native:{settings.path}/model")
+
+    @staticmethod
+    def files(settings: Any, base: Path) -> tuple[Path, ...]:
+        """Configuration, weights, tokenizer and adapter."""
+        folder = base / Path(settings.path).expanduser()
+        adapter = () if settings.adapter is None else (base / Path(settings.adapter).expanduser(),)
+        return (*model_files(folder), folder / "tokenizer.json", *adapter)
 
     @staticmethod
     def open(settings: Any, base: Path) -> NativeModel:

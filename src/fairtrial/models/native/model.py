@@ -28,7 +28,7 @@ from fairtrial.models.model import (
 from fairtrial.models.native.chat import Chat
 from fairtrial.models.native.engine import Engine, Job
 from fairtrial.models.native.grammar import Grammars
-from fairtrial.models.native.kind import NativeSettings
+from fairtrial.models.native.kind import NativeSettings, model_files
 from fairtrial.models.native.sampling import Draw
 from fairtrial.models.native.text import Text
 from fairtrial.nn import hub, lowrank
@@ -214,7 +214,7 @@ async def _away(characters: int, function: Callable[[], T]) -> T:
 def digest(folder: Path) -> str:
     """Of the configuration and the weights in a folder: the first 16 hex digits of a sha256."""
     total = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in model_files(folder):
         with path.open("rb") as file:
             total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             while block := file.read(1 << 20):
