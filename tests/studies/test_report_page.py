@@ -11,7 +11,7 @@ import pytest
 
 from fairtrial.studies.report import wording
 from fairtrial.studies.report.html import render
-from fairtrial.studies.result import ArmResult, EffectResult, Mix, StudyResult
+from fairtrial.studies.result import ArmResult, ClaimResult, EffectResult, Mix, StudyResult
 
 HOSTILE = "<script>window.PWNED=1</script><img src=x onerror='window.PWNED=2'>\"'{{7*7}}\u202e"
 
@@ -92,6 +92,18 @@ def test_what_rounds_to_nothing_has_no_minus() -> None:
     assert (wording.signed(-0.0002), wording.number(-0.0)) == ("+0.000", "0.000")
     assert wording.interval((-0.0, 0.04), sign=True) == "[+0.000, +0.040]"
     assert wording.interval((-0.0004, 0.04)) == "[0.000, 0.040]"
+    assert (wording.cell(-0.0), wording.cell(-0.0004), wording.cell(-0.04)) == ("0.000", "0.000", "-0.040")
+    claim = ClaimResult(
+        text="",
+        arm="a",
+        against="b",
+        measure="em",
+        direction="less",
+        verdict="not decided",
+        estimate=-0.01,
+        ci=(-0.061, -0.0),
+    )
+    assert wording.measured(claim)[1] == "-0.010 [-0.061, +0.000]"
 
 
 def test_a_study_without_any_score_still_reports() -> None:

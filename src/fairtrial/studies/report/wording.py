@@ -77,7 +77,7 @@ def cell(value: Cell) -> str:
         return cell(value.value) + ends
     if isinstance(value, int) or (value.is_integer() and abs(value) >= 100):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def measured(claim: ClaimResult) -> tuple[str, ...]:
@@ -112,7 +112,8 @@ def claims_note(result: StudyResult) -> str:
 
 
 def _change(value: float) -> str:
-    return f"+{cell(value)}" if value >= 0 else cell(value)
+    text = cell(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _factor(value: float) -> str:
