@@ -1,11 +1,14 @@
-"""What every benchmark prints beside its figures (the machine), and where results are saved."""
+"""What benchmarks share: the line about the machine, the place of results, the command that they run."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+
+FAIRTRIAL = str(Path(sys.executable).parent / "fairtrial")
 
 
 def machine() -> str:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import resource
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from machine import machine, save
-
-FAIRTRIAL = str(Path(sys.executable).parent / "fairtrial")
+from machine import FAIRTRIAL, machine, save
 
 
 def main() -> None:

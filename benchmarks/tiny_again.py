@@ -12,19 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from machine import machine, save
+from machine import FAIRTRIAL, machine, save
+from scipy.stats import chi2, chi2_contingency, fisher_exact
 
 from fairtrial.models.embedded.kind import WEIGHTS
+from fairtrial.stats.multiplicity import holm
 from fairtrial.studies.report import wording
 from fairtrial.training.tiny import card
 
-FAIRTRIAL = str(Path(sys.executable).parent / "fairtrial")
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--card", action="store_true")
     options = parser.parse_args()
-    text = "\n\n".join(_beside(name, options.folder.resolve(), options.runs) for name in ("fold", "graph", "skills"))
+    text = beside(options.folder.resolve(), options.runs)
     print(text)
     if options.save:
         saved = save("tiny-again", f"{text}\n\n{machine()}")
@@ -45,20 +45,70 @@ def main() -> None:
         path.write_text(card.with_again(path.read_text("utf-8"), text), "utf-8")
 
 
-def _beside(name: str, folder: Path, runs: Path) -> str:
+def beside(folder: Path, runs: Path) -> str:
+    """Own runs, arms, comparisons and claims of both; p is adjusted over all habits, and over all arms."""
+    both = {name: _both(name, folder, runs) for name in ("fold", "graph", "skills")}
+    changes = [(name, effect) for name, (_, _, effects) in both.items() for effect in effects]
+    adjusted = {
+        (name, effect["arm"]): p
+        for (name, effect), p in zip(changes, holm([effect["p"] for _, effect in changes]), strict=True)
+    }
+    parts = [_own_runs(folder)]
+    for name, (first, second, effects) in both.items():
+        change = {effect["arm"].rsplit(":", 1)[1]: (effect, adjusted[name, effect["arm"]]) for effect in effects}
+        parts.append(_recipe(name, first, second, change))
+    return "\n\n".join(parts)
+
+
+def _own_runs(folder: Path) -> str:
+    """What each habit got right of the runs that it played in training, which are more than a recipe has."""
+    counts = {
+        path.stem: [json.loads((where / path.name).read_text("utf-8")) for where in (WEIGHTS, folder)]
+        for path in sorted(WEIGHTS.glob("*.json"))
+        if path.with_suffix("").is_dir()
+    }
+    played = {name: both for name, both in counts.items() if both[0]["own_tried"]}
+    tables = [[[one["own"], one["own_tried"] - one["own"]] for one in both] for both in played.values()]
+    p = [float(fisher_exact(table)[1]) for table in tables]
+    lines = [f"{'own runs right':<34}{'ships':>7}{'again':>7}{'of':>6}  p (Fisher)  p (Holm)"]
+    lines += [
+        f"{name:<34}{first['own']:>7}{second['own']:>7}{first['own_tried']:>6}  "
+        f"{wording.p_value(raw):>10}  {wording.p_value(raised):>8}"
+        for (name, (first, second)), raw, raised in zip(played.items(), p, holm(p), strict=True)
+    ]
+    mixed = [table for table in tables if all(sum(column) for column in zip(*table, strict=True))]
+    together = sum(float(chi2_contingency(table, correction=False)[0]) for table in mixed)
+    chance = float(chi2.sf(together, len(mixed)))
+    return "\n".join([*lines, f"together: chi2 {together:.1f}, {len(mixed)} df, p = {wording.p_value(chance)}"])
+
+
+def _both(name: str, folder: Path, runs: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], list[Any]]:
+    """Reports of the recipe with what ships and with the folder's weights, and its arms against themselves."""
     recipe = RECIPES / f"{name}.toml"
     ships, again = runs / name, runs / f"{name}-again"
     _fairtrial("run", str(recipe), "--out", str(ships))
     changed = [f"{place}={json.dumps(value)}" for place, value in _tiny(tomllib.loads(recipe.read_text()), folder, "")]
     _fairtrial("run", str(recipe), "--out", str(again), *(part for each in changed for part in ("--set", each)))
     first, second = (json.loads(_fairtrial("report", str(run), "--json")) for run in (ships, again))
-    pairs = json.loads(_fairtrial("compare", str(again), str(ships), "--json"))["effects"]
-    change = {effect["arm"].rsplit(":", 1)[1]: effect for effect in pairs}
-    lines = [f"{name}.toml, {first['tasks']} tasks", f"{'arm':<34}{'ships':>7}{'again':>7}  again - ships"]
-    lines += [
-        f"{arm['name']:<34}{arm['mean']:>7.3f}{other['mean']:>7.3f}  {_effect(change[arm['name']])}"
-        for arm, other in zip(first["arms"], second["arms"], strict=True)
+    return first, second, json.loads(_fairtrial("compare", str(again), str(ships), "--json"))["effects"]
+
+
+def _recipe(
+    name: str,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    change: Mapping[str, tuple[Mapping[str, Any], float]],
+) -> str:
+    lines = [
+        f"{name}.toml, {first['tasks']} tasks",
+        f"{'arm':<34}{'ships':>7}{'again':>7}  {'again - ships':<25}{'p':>8}  p (Holm)",
     ]
+    for arm, other in zip(first["arms"], second["arms"], strict=True):
+        effect, p = change[arm["name"]]
+        lines.append(
+            f"{arm['name']:<34}{arm['mean']:>7.3f}{other['mean']:>7.3f}  {_effect(effect):<25}"
+            f"{wording.p_value(effect['p']):>8}  {wording.p_value(p):>8}"
+        )
     lines += ["", f"{'arm - control':<34}{'ships':<40}again"]
     lines += [
         f"{effect['arm'] + ' - ' + effect['control']:<34}{_effect(effect):<26}{effect['verdict']:<14}"
