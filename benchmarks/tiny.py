@@ -2,8 +2,8 @@
 
 usage: python benchmarks/tiny.py [--folder runs/tiny] [--retrain [--seed N]] [--episodes 100] [--save]
 
-Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: one to two hours, by
-the machine; what is in it already is kept. Saved as "tiny", or with --seed as "tiny-seed-N".
+Without --folder the weights that ship are tested. --retrain makes the folder first, from nothing: an hour to an hour
+and a half, by the machine; what is in it already is kept. Saved as "tiny", or with --seed as "tiny-seed-N".
 """
 
 from __future__ import annotations

@@ -46,6 +46,17 @@ from fairtrial.training.tiny.vocabulary import syllable_pairs
 
 WORLD = {"families": ["multi"], "hops": 1, "decoys": 1, "tools": ["visit"], "backlinks": False, "page_words": 1}
 PLAYS = {"append": Play(), "fold": Play(policy="fold")}
+IDLE = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+
+from fairtrial.training.tiny.making import end_with_asker
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_asker) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
 HABITS = tuple(Habit(name=name, plays=(how,), worlds=("multi",)) for name, how in PLAYS.items())
 
 
@@ -150,6 +161,19 @@ def test_no_lesson_has_a_name_for_evaluation(runs: dict[str, list[Played]], toke
     assert len(names) > 1000
 
 
+def test_names_of_half_of_the_lessons_begin_alike(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
+    renamer, rng = Renamer(tokenizer), random.Random(7)
+    lesson = next(Writer(tokenizer, 1.0).lessons(runs["append"][0].log.calls()))
+    name = re.compile(r"\b[A-Z][aeiou](?:[a-z][aeiou]){2}\b")
+    drawn = [set(name.findall(tokenizer.decode(renamer.renamed(lesson.ids, rng).tolist()))) for _ in range(400)]
+    sizes = [len(names) for names in drawn]
+    assert min(sizes) == max(sizes) > 12
+    few = [[len({each[at : at + 2].lower() for each in names}) <= 8 for at in (0, 2, 4)] for names in drawn]
+    shares = np.mean(few, axis=0)
+    assert 0.4 < shares[0] < 0.6 and 0.4 < shares[1] < 0.6 and shares[2] == 0
+    assert 0.15 < np.mean([first and second for first, second, _ in few]) < 0.35
+
+
 def test_names_that_are_read_again_can_be_learned_too(runs: dict[str, list[Played]], tokenizer: Tokenizer) -> None:
     first = next(Writer(tokenizer, 4.0, 2.0).lessons(runs["append"][0].log.calls()))
     told = [tokenizer.decode([index]) for index in first.ids[first.weights == 2].tolist()]
@@ -244,7 +268,7 @@ def test_copying_is_learned_within_seconds(tokenizer: Tokenizer) -> None:
         return Lesson(ids, weights)
 
     model = untrained(made, tokenizer)
-    Learner(model, Renamer(tokenizer), made, total=made.steps).learn([lesson() for _ in range(400)], made.steps)
+    Learner(model, Renamer(tokenizer), made).learn([lesson() for _ in range(400)], made.steps)
     right = []
     for one in (lesson() for _ in range(20)):
         said = model(torch.from_numpy(one.ids[None, :-1].astype(np.int64))).logits[0].argmax(-1).numpy()
@@ -335,6 +359,20 @@ def test_trainings_end_with_the_process_that_asked_for_them(tmp_path: Path) -> N
         time.sleep(0.1)
 
 
+def test_workers_that_have_nothing_to_do_end_too(tmp_path: Path) -> None:
+    (tmp_path / "asks.py").write_text(IDLE)
+    marked = {**os.environ, "FAIRTRIAL_TEST": str(tmp_path)}
+    with subprocess.Popen([sys.executable, str(tmp_path / "asks.py")], stdout=subprocess.PIPE, env=marked) as asks:
+        assert asks.stdout is not None
+        worker = int(asks.stdout.readline())
+        assert worker in running(tmp_path)
+        asks.kill()
+    ends = time.monotonic() + 60
+    while left := running(tmp_path):
+        assert time.monotonic() < ends, left
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -342,10 +380,6 @@ def test_trainings_end_with_the_process_that_asked_for_them(tmp_path: Path) -> N
         ({"worlds": {}}, 'there is no world "multi"'),
         ({"default": "fly"}, 'default: there is no habit "fly"'),
         ({"tests": {"a": {"world": {}, "habits": ["fly"]}}}, 'tests: a: there is no habit "fly"'),
-        (
-            {"habits": [{"name": "append", "worlds": ["multi"], "steps": 9}, {"name": "fold", "worlds": ["multi"]}]},
-            r'those of the world "multi" have unequal steps: \[1, 9\]',
-        ),
     ],
 )
 def test_a_recipe_names_what_is_wrong_with_it(changes: dict[str, object], message: str) -> None:

@@ -56,9 +56,6 @@ def _recipe(given: argparse.Namespace) -> Recipe:
             raise UserError(f"{path}: no recipe: {error}") from None
         recipe = parse(Recipe, data, where=str(path))
     changes = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
-    if given.steps is not None:
-        habits = tuple(habit.model_copy(update={"steps": None}) for habit in recipe.habits)
-        recipe = recipe.model_copy(update={"habits": habits})
     data = {**recipe.model_dump(), **changes}
     wanted: list[str] = given.habits
     if given.test_only and not wanted:

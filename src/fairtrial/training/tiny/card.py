@@ -58,10 +58,10 @@ def card(recipe: Recipe, done: Sequence[Trained], tested: str, untrained: str) -
         untrained: The same for weights of the same shape that were not trained.
     """
     width = max(len(one.habit) for one in done)
-    rows = [f"{'habit':<{width}} {'episodes':>8} {'own':>10} {'steps':>6} {'tokens':>10} {'loss':>7} {'CPU s':>6}"]
+    rows = [f"{'habit':<{width}} {'episodes':>8} {'own':>10} {'tokens':>10} {'loss':>7} {'CPU s':>6}"]
     rows += [
-        f"{one.habit:<{width}} {one.episodes:>8} {f'{one.own} of {one.own_tried}':>10} "
-        f"{recipe.steps_of(recipe.habit(one.habit)):>6,} {one.tokens:>10,} {one.loss:>7.4f} {one.cpu_s:>6.0f}"
+        f"{one.habit:<{width}} {one.episodes:>8} {f'{one.own} of {one.own_tried}':>10} {one.tokens:>10,} "
+        f"{one.loss:>7.4f} {one.cpu_s:>6.0f}"
         for one in done
     ]
     return _CARD.format(seed=recipe.seed, made="\n".join(rows), tested=tested, untrained=untrained)

@@ -103,12 +103,10 @@ class Learner:
         recipe: Recipe,
         optim: OptimConfig | None = None,
         schedule: Schedule | None = None,
-        *,
-        total: int,
     ) -> None:
-        """`optim` and `schedule` go before the recipe's, which are those of a habit; `total`: steps of all parts."""
+        """`optim` and `schedule` go before the recipe's, which are those of a habit."""
         self.model, self.tokens, self.loss = model, 0, math.nan
-        self._renamer, self._recipe, self._step, self._total = renamer, recipe, 0, total
+        self._renamer, self._recipe, self._step = renamer, recipe, 0
         self._schedule = schedule or recipe.schedule
         self._made = slowed(model, optim or recipe.optim, recipe.embedding_rate)
         self._said: deque[float] = deque(maxlen=100)
@@ -138,7 +136,7 @@ class Learner:
                 parameter.grad = None
             torch.autograd.backward(loss)
             clip(parameters, recipe.optim.clip)
-            set_rate(self._made, factor(self._schedule, self._step, self._total))
+            set_rate(self._made, factor(self._schedule, self._step, recipe.steps))
             for optimiser in self._made:
                 optimiser.step()
             self._step += 1

@@ -12,6 +12,7 @@ import asyncio
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -99,13 +100,13 @@ def make(
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
         (folder / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-    steps = " or ".join(map(str, sorted({recipe.steps_of(habit) for habit in recipe.habits})))
-    say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {steps} steps each")
+    say(f"vocabulary of {tokenizer.vocab_size}; {len(recipe.habits)} habits, {recipe.steps} steps each")
     if recipe.base_steps and not (folder / BASE).exists():
         runs = [run for of_habit in samples.values() for run in of_habit]
         lessons = lessons_of(recipe, tokenizer, runs, read)
         say(_based(recipe, lessons, tokenizer, folder, device))
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=end_with_asker) as pool:
         missing = [habit.name for habit in recipe.habits if not (folder / f"{habit.name}.json").exists()]
         for future in as_completed([pool.submit(train, recipe, name, folder, device) for name in missing]):
             say(_told(future.result()))
@@ -121,6 +122,18 @@ def make(
     }
     write_index(folder, entries)
     return done
+
+
+def end_with_asker() -> None:
+    """Let this process end when the one that started it does, which may be asked again and share the folder with it."""
+    asker = multiprocessing.parent_process()
+    assert asker is not None
+
+    def wait() -> None:
+        asker.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _begun(recipe: Recipe, folder: Path) -> Tokenizer | None:
@@ -142,7 +155,7 @@ def _based(recipe: Recipe, lessons: Sequence[Lesson], tokenizer: Tokenizer, fold
     torch.set_num_threads(1)
     model = untrained(recipe, tokenizer).to(device)
     held = Schedule(kind="constant", warmup=recipe.schedule.warmup)
-    learner = Learner(model, Renamer(tokenizer), recipe, recipe.base_optim, held, total=recipe.base_steps)
+    learner = Learner(model, Renamer(tokenizer), recipe, recipe.base_optim, held)
     try:
         learner.learn(lessons, recipe.base_steps, watch=_watched(folder / f"{BASE}.log", began))
     finally:
@@ -159,17 +172,16 @@ def train(recipe: Recipe, name: str, folder: Path, device: str = "cpu") -> Train
     model = hub.load(folder / BASE) if recipe.base_steps else untrained(recipe, tokenizer)
     runs, read = played(recipe, habit), reads(recipe, habit)
     model.to(device)
-    steps = recipe.steps_of(habit)
-    learner = Learner(model, Renamer(tokenizer), recipe, total=steps)
+    learner = Learner(model, Renamer(tokenizer), recipe)
     tried = recipe.own_episodes if habit.plays else 0
-    first = round(recipe.own_after * steps) if tried else steps
+    first = round(recipe.own_after * recipe.steps) if tried else recipe.steps
     log = folder / f"{name}.log"
     learner.learn(lessons_of(recipe, tokenizer, runs, read), first, watch=_watched(log, began))
     mine: list[Run] = []
     if tried:
         mine = asyncio.run(_own(recipe, habit, model.cpu(), tokenizer))
         model.to(device)
-        learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), steps - first, watch=_watched(log, began))
+        learner.learn(lessons_of(recipe, tokenizer, [*runs, *mine]), recipe.steps - first, watch=_watched(log, began))
     shutil.rmtree(folder / name, ignore_errors=True)
     store(model.cpu(), folder / name)
     done = Trained(
@@ -204,11 +216,7 @@ async def _own(recipe: Recipe, habit: Habit, model: Model, tokenizer: Tokenizer)
 
 
 def _watched(log: Path, began: float) -> Callable[[int, float, int], None]:
-    asker = multiprocessing.parent_process()
-
     def watch(step: int, loss: float, tokens: int) -> None:
-        if asker is not None and not asker.is_alive():
-            os._exit(1)  # nobody waits for this, and whoever asks again would share the folder with it
         if step % 100 == 0:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"step {step} loss {loss:.4f} tokens {tokens} cpu {time.process_time() - began:.0f} s\n")

@@ -48,8 +48,6 @@ class Habit(Config):
     """Names of the recipe's worlds; each play's episodes are divided among them."""
     purposes: tuple[Purpose, ...] = ("turn", "summary")
     """Calls that it answers."""
-    steps: int | None = Field(default=None, ge=1)
-    """Instead of the recipe's; the same for all habits that share a world, as their arms are compared."""
 
 
 class Worlds(Config):
@@ -95,7 +93,7 @@ class Recipe(Config):
     base_optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
     """Of those steps; the rate stays at its peak."""
     steps: int = Field(ge=1)
-    """Of each habit's training, where it has none of its own."""
+    """Of each habit's training."""
     batch_tokens: int = Field(default=1500, ge=64)
     optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
     embedding_rate: float = Field(default=0.1, gt=0, le=1)
@@ -115,18 +113,11 @@ class Recipe(Config):
         for name, test in self.tests.items():
             if missing := [habit for habit in test.habits if habit not in names]:
                 raise ValueError(f'tests: {name}: there is no habit "{missing[0]}"')
-        for name in self.worlds:
-            if len(unlike := {self.steps_of(habit) for habit in self.habits if name in habit.worlds}) > 1:
-                raise ValueError(f'habits: those of the world "{name}" have unequal steps: {sorted(unlike)}')
         worlds = {**self.worlds, **{name: test.world for name, test in self.tests.items()}}
         for name, world in worlds.items():
             if taken := [key for key in ("n", "seed", "split") if key in world]:
                 raise ValueError(f'worlds: {name}: leave out "{taken[0]}", it follows from the recipe')
         return self
-
-    def steps_of(self, habit: Habit) -> int:
-        """Steps of a habit's training."""
-        return habit.steps or self.steps
 
     def habit(self, name: str) -> Habit:
         """The habit of a name. Raises UserError."""

@@ -39,8 +39,6 @@ _PROSE: dict[str, Any] = {
 }
 _LONG = ("append", "summarise-at", "rewrite", "fold", "fold-fixed", "fold-random")
 _BROAD = ("react", "native", "graph", "graph-read")
-_BROAD_STEPS = 4000
-"""Of habits for questions of many branches: twice the others'; their longest lessons are two to four times as long."""
 
 RECIPE = Recipe(
     model={
@@ -50,14 +48,12 @@ RECIPE = Recipe(
     },
     worlds={"steps": _STEPS, "branches": _BRANCHES, "texts": _TEXTS, "prose": _PROSE},
     habits=(
-        Habit(name="react", plays=(Play(),), worlds=("branches",), steps=_BROAD_STEPS),
-        Habit(
-            name="native", plays=(Play(planner="native", plan="parallel"),), worlds=("branches",), steps=_BROAD_STEPS
-        ),
-        Habit(name="graph", plays=(Play(planner="graph", plan="parallel"),), worlds=("branches",), steps=_BROAD_STEPS),
+        Habit(name="react", plays=(Play(),), worlds=("branches",)),
+        Habit(name="native", plays=(Play(planner="native", plan="parallel"),), worlds=("branches",)),
+        Habit(name="graph", plays=(Play(planner="graph", plan="parallel"),), worlds=("branches",)),
         Habit(
             name="graph-read", plays=(Play(planner="graph", plan="parallel", reader=True),), worlds=("branches",),
-            purposes=("turn", "summary", "reader"), steps=_BROAD_STEPS,
+            purposes=("turn", "summary", "reader"),
         ),
         Habit(
             name="append",
