@@ -48,16 +48,10 @@ def main() -> None:
 def beside(folder: Path, runs: Path) -> str:
     """Own runs, arms, comparisons and claims of both; p is adjusted over all habits, and over all arms."""
     both = {name: _both(name, folder, runs) for name in ("fold", "graph", "skills")}
-    changes = [(name, effect) for name, (_, _, effects) in both.items() for effect in effects]
-    adjusted = {
-        (name, effect["arm"]): p
-        for (name, effect), p in zip(changes, holm([effect["p"] for _, effect in changes]), strict=True)
-    }
-    parts = [_own_runs(folder)]
-    for name, (first, second, effects) in both.items():
-        change = {effect["arm"].rsplit(":", 1)[1]: (effect, adjusted[name, effect["arm"]]) for effect in effects}
-        parts.append(_recipe(name, first, second, change))
-    return "\n\n".join(parts)
+    changes = [effect for *_, effects in both.values() for effect in effects]
+    for effect, p in zip(changes, holm([effect["p"] for effect in changes]), strict=True):
+        effect["p_holm"] = p  # over the arms of all recipes, not of one comparison
+    return "\n\n".join([_own_runs(folder), *(_recipe(name, *reports) for name, reports in both.items())])
 
 
 def _own_runs(folder: Path) -> str:
@@ -93,21 +87,17 @@ def _both(name: str, folder: Path, runs: Path) -> tuple[Mapping[str, Any], Mappi
     return first, second, json.loads(_fairtrial("compare", str(again), str(ships), "--json"))["effects"]
 
 
-def _recipe(
-    name: str,
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    change: Mapping[str, tuple[Mapping[str, Any], float]],
-) -> str:
+def _recipe(name: str, first: Mapping[str, Any], second: Mapping[str, Any], changes: list[Any]) -> str:
+    change = {effect["arm"].rsplit(":", 1)[1]: effect for effect in changes}
     lines = [
         f"{name}.toml, {first['tasks']} tasks",
         f"{'arm':<34}{'ships':>7}{'again':>7}  {'again - ships':<25}{'p':>8}  p (Holm)",
     ]
     for arm, other in zip(first["arms"], second["arms"], strict=True):
-        effect, p = change[arm["name"]]
+        effect = change[arm["name"]]
         lines.append(
             f"{arm['name']:<34}{arm['mean']:>7.3f}{other['mean']:>7.3f}  {_effect(effect):<25}"
-            f"{wording.p_value(effect['p']):>8}  {wording.p_value(p):>8}"
+            f"{wording.p_value(effect['p']):>8}  {wording.p_value(effect['p_holm']):>8}"
         )
     lines += ["", f"{'arm - control':<34}{'ships':<40}again"]
     lines += [
